@@ -1,0 +1,91 @@
+"""What every command shares: one-sentence errors with exit code 2, and progress.
+
+Neither JAX nor the audio libraries are imported here, so a command's `--help` is instant.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import NoReturn, TextIO
+
+from absl import app, flags
+from tqdm import tqdm
+
+LOG_SECONDS = 10.0
+"""Seconds between two progress lines when the output is a file or a batch system's log."""
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one sentence that names the thing and the remedy."""
+
+
+def fail(message: str) -> NoReturn:
+    """Prints one line to standard error and exits with code 2."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the command line into `absl.flags.FLAGS` and exits with what `main` returns.
+
+    A flag that does not parse, a stray argument and a `UserError` end with one line and code 2.
+    """
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+        except flags.Error as error:
+            fail(" ".join(str(error).split()))
+        if rest[1:]:
+            fail(f"{rest[1]!r} is not a flag; write --name=value (--help lists the flags)")
+        return rest
+
+    def guarded(_: list[str]) -> int | None:
+        try:
+            return main()
+        except UserError as error:
+            fail(str(error))
+
+    app.run(guarded, flags_parser=parse)
+
+
+class _Lines:
+    """A stream for tqdm that ends each redrawn bar with a newline."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        if line := text.strip("\r\n "):
+            self._stream.write(line + "\n")
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[tqdm]:
+    """A bar on a terminal, a plain line every `LOG_SECONDS` elsewhere; both on standard error.
+
+    Args:
+        label: what is being done, at the start of the line.
+        total: how many units the whole work has.
+        unit: the name of one unit, with a leading space if wanted, such as " clips".
+        done: how many units an earlier run finished.
+    """
+    stream = sys.stderr
+    terminal = stream.isatty()
+    with tqdm(
+        desc=label,
+        total=total,
+        initial=done,
+        unit=unit,
+        file=stream if terminal else _Lines(stream),
+        mininterval=0.1 if terminal else LOG_SECONDS,
+        ncols=None if terminal else 0,
+        dynamic_ncols=terminal,
+        bar_format=None
+        if terminal
+        else "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+    ) as bar:
+        yield bar

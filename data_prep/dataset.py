@@ -1,0 +1,145 @@
+"""The prepared corpus: one .npz file that holds features and what is known of each clip.
+
+Schema, version 1 (`numpy.load(path, allow_pickle=False)` reads it; strings are NumPy unicode):
+
+    schema_version   int64            1
+    corpus           str              name of the corpus, as given to `data_prep.prepare`
+    feature_config   str              JSON object, how the features were made
+    content_hash     str              SHA-256 of all other arrays
+    features         float32 [clips, frames, coefficients]
+    labels           str [clips]      emotion, "neutral" or "silence"
+    languages        str [clips]      ISO 639 code; "zxx" is "no linguistic content" (noise)
+    speakers         str [clips]      "" where unknown
+    scenes           str [clips]      clips of one scene share words or a film scene; "" unknown
+    names            str [clips]      path below the corpus folder without its suffix, unique
+    seconds          float32 [clips]  length of the recording before it was cropped or padded
+
+Clips are sorted by name. The same clips and configuration give the same bytes.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Shaped
+
+from data_prep.console import UserError
+
+SCHEMA_VERSION = 1
+CLIP_FIELDS = ("labels", "languages", "speakers", "scenes", "names")
+NO_LANGUAGE = "zxx"
+"""ISO 639 code of clips that are no language's own, such as silence."""
+
+
+class Dataset(NamedTuple):
+    """One prepared corpus; see the module's docstring for the meaning of each array."""
+
+    corpus: str
+    feature_config: dict[str, str | int | float]
+    features: Float32[np.ndarray, "clips frames coeffs"]
+    labels: Shaped[np.ndarray, "clips"]
+    languages: Shaped[np.ndarray, "clips"]
+    speakers: Shaped[np.ndarray, "clips"]
+    scenes: Shaped[np.ndarray, "clips"]
+    names: Shaped[np.ndarray, "clips"]
+    seconds: Float32[np.ndarray, "clips"]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256, in hexadecimal, of every array's name, type, shape and bytes."""
+        return _content_hash(_to_arrays(self))
+
+
+def _to_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
+    return {
+        "schema_version": np.asarray(SCHEMA_VERSION, np.int64),
+        "corpus": np.asarray(dataset.corpus),
+        "feature_config": np.asarray(json.dumps(dataset.feature_config, sort_keys=True)),
+        "features": np.asarray(dataset.features, np.float32),
+        **{field: np.asarray(getattr(dataset, field), np.str_) for field in CLIP_FIELDS},
+        "seconds": np.asarray(dataset.seconds, np.float32),
+    }
+
+
+def _content_hash(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def save(path: str | os.PathLike, dataset: Dataset) -> str:
+    """Writes `dataset` under `path` whole or not at all and returns its content hash.
+
+    Raises:
+        UserError: the folder is missing or not writable, or the disk is full.
+    """
+    path = Path(path)
+    arrays = _to_arrays(dataset)
+    content_hash = _content_hash(arrays)
+    partial = None
+    try:
+        descriptor, partial = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
+        )
+        with os.fdopen(descriptor, "wb") as file:
+            np.savez(file, **arrays, content_hash=np.asarray(content_hash))
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; give --out a file in a folder "
+            "that exists, is writable and has room"
+        ) from error
+    finally:
+        if partial is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(partial)
+    return content_hash
+
+
+def load(path: str | os.PathLike) -> Dataset:
+    """Reads what `save` wrote, without pickling, and checks its content hash.
+
+    Raises:
+        UserError: the file is missing, is no prepared corpus, is damaged, or is of another
+            schema version.
+    """
+    remake = "make it again with `python -m data_prep.prepare`"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path} does not exist; make it with `python -m data_prep.prepare`"
+        ) from error
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise UserError(f"{path} is not a readable .npz file ({error}); {remake}") from error
+    if "schema_version" not in arrays:
+        raise UserError(f"{path} was not written by data_prep.prepare; {remake}")
+    if (version := int(arrays.pop("schema_version"))) != SCHEMA_VERSION:
+        raise UserError(f"{path} has schema version {version}, not {SCHEMA_VERSION}; {remake}")
+    stored_hash = str(arrays.pop("content_hash", ""))
+    try:
+        dataset = Dataset(
+            **{
+                **arrays,
+                "corpus": str(arrays["corpus"]),
+                "feature_config": json.loads(str(arrays["feature_config"])),
+            }
+        )
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} lacks an array of the schema ({error}); {remake}") from error
+    if dataset.content_hash != stored_hash:
+        raise UserError(f"{path} is damaged: its content hash does not match; {remake}")
+    return dataset
