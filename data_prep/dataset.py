@@ -43,12 +43,12 @@ class Dataset(NamedTuple):
     corpus: str
     feature_config: dict[str, str | int | float]
     features: Float32[np.ndarray, "clips frames coeffs"]
-    labels: Shaped[np.ndarray, "clips"]
-    languages: Shaped[np.ndarray, "clips"]
-    speakers: Shaped[np.ndarray, "clips"]
-    scenes: Shaped[np.ndarray, "clips"]
-    names: Shaped[np.ndarray, "clips"]
-    seconds: Float32[np.ndarray, "clips"]
+    labels: Shaped[np.ndarray, " clips"]
+    languages: Shaped[np.ndarray, " clips"]
+    speakers: Shaped[np.ndarray, " clips"]
+    scenes: Shaped[np.ndarray, " clips"]
+    names: Shaped[np.ndarray, " clips"]
+    seconds: Float32[np.ndarray, " clips"]
 
     @property
     def content_hash(self) -> str:
