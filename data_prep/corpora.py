@@ -1,0 +1,420 @@
+"""What the folders of emotional speech corpora hold: which file is which clip.
+
+A corpus is a row of `CORPORA`: a pattern for its file names and what the codes in them mean. Two
+more corpora fit any audio: `folders` (one folder a label) and `manifest` (a CSV file).
+"""
+
+import collections
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from data_prep.console import UserError
+from data_prep.dataset import NO_LANGUAGE
+
+AUDIO_SUFFIXES = frozenset(
+    "wav wave wavex rf64 w64 flac ogg oga opus mp3 mp2 aiff aif aifc au snd caf voc avr ircam sf "
+    "nist sph paf pvf sd2 svx iff "
+    # libsndfile cannot decode these; they are listed as unreadable rather than passed over.
+    "m4a aac wma amr".split()
+)
+"""Suffixes, in lower case, of the files that are taken for clips."""
+
+
+class Corpus(NamedTuple):
+    """How one published corpus names its files.
+
+    Attributes:
+        pattern: regular expression for the end of a file's path, without its suffix and whatever
+            the case; folders before it do not matter. The group `emotion` is the label's code.
+        labels: label of each code, which is written in lower case.
+        language, speaker, scene: templates over the pattern's groups. Clips of one scene share
+            their words (acted corpora) or their film scene.
+        skip: reason to skip a clip, by the value of the pattern's group `kind`.
+        label_list: pattern of the name of a published CSV with columns file, speaker and film.
+    """
+
+    pattern: str
+    labels: Mapping[str, str]
+    language: str
+    speaker: str = "{speaker}"
+    scene: str = "{text}"
+    skip: Mapping[str, str] = {}
+    label_list: str = ""
+
+
+_ENGLISH = {  # as nEMO and MESD spell their labels
+    label: label for label in "anger disgust fear happiness neutral sadness surprise".split()
+}
+
+CORPORA = {
+    # f_ans001aen, or f_ans001aen_16k: the letter tells the clips of one scene apart.
+    "emofilm": Corpus(
+        r"(?P<gender>[fm])_(?P<emotion>[a-z]{3})(?P<text>\d{3})[a-z](?P<language>en|it|es)(_16k)?",
+        # "dis" is disprezzo, contempt; the paper calls it disgust.
+        {"ans": "fear", "dis": "disgust", "gio": "happiness", "rab": "anger", "tri": "sadness"},
+        language="{language}",
+        speaker="",
+        scene="{gender}_{emotion}{text}",
+        label_list="EmoFilm_labels*.csv",
+    ),
+    # 03a01Fa: speaker, text, emotion, version.
+    "emodb": Corpus(
+        r"(?P<speaker>\d\d)(?P<text>[ab]\d\d)(?P<emotion>[a-z])[a-z]?",
+        {
+            "w": "anger",
+            "l": "boredom",
+            "e": "disgust",
+            "a": "fear",
+            "f": "happiness",
+            "t": "sadness",
+            "n": "neutral",
+        },
+        language="de",
+    ),
+    # dis-f1-b1: emotion, speaker, sentence.
+    "emovo": Corpus(
+        r"(?P<emotion>[a-z]{3})-(?P<speaker>[fm]\d)-(?P<text>[a-z]\d)",
+        {
+            "dis": "disgust",
+            "gio": "happiness",
+            "neu": "neutral",
+            "pau": "fear",
+            "rab": "anger",
+            "sor": "surprise",
+            "tri": "sadness",
+        },
+        language="it",
+    ),
+    # 03-01-06-01-02-01-12: modality, channel, emotion, intensity, statement, repetition, actor.
+    "ravdess": Corpus(
+        r"\d\d-(?P<kind>\d\d)-(?P<emotion>\d\d)-\d\d-(?P<text>\d\d)-\d\d-(?P<speaker>\d\d)",
+        {
+            "01": "neutral",
+            "02": "calm",
+            "03": "happiness",
+            "04": "sadness",
+            "05": "anger",
+            "06": "fear",
+            "07": "disgust",
+            "08": "surprise",
+        },
+        language="en",
+        skip={"02": "song"},
+    ),
+    # 1001_IEO_ANG_HI: actor, sentence, emotion, level.
+    "cremad": Corpus(
+        r"(?P<speaker>\d{4})_(?P<text>[a-z]{3})_(?P<emotion>[a-z]{3})_[a-z]{1,2}",
+        {
+            "ang": "anger",
+            "dis": "disgust",
+            "fea": "fear",
+            "hap": "happiness",
+            "neu": "neutral",
+            "sad": "sadness",
+        },
+        language="en",
+    ),
+    # EB0_anger_14: speaker, emotion, sentence.
+    "nemo": Corpus(
+        r"(?P<speaker>[a-z]{2}\d)_(?P<emotion>[a-z]+)_(?P<text>\d+)", _ENGLISH, language="pl"
+    ),
+    # DC/a01 or DC_a01: speaker, emotion, sentence; most sentences belong to one emotion.
+    "savee": Corpus(
+        r"(?P<speaker>DC|JE|JK|KL)[/_](?P<emotion>[a-z]+)(?P<text>\d+)",
+        {
+            "a": "anger",
+            "d": "disgust",
+            "f": "fear",
+            "h": "happiness",
+            "n": "neutral",
+            "sa": "sadness",
+            "su": "surprise",
+        },
+        language="en",
+        scene="{emotion}{text}",
+    ),
+    # OAF_bite_angry: speaker, word, emotion; one published file is misnamed OA_bite_neutral.
+    "tess": Corpus(
+        r"(?P<actress>[OY]A)F?_(?P<text>[^_/]+)_(?P<emotion>[a-z]+)",
+        {
+            "angry": "anger",
+            "disgust": "disgust",
+            "fear": "fear",
+            "happy": "happiness",
+            "neutral": "neutral",
+            "ps": "surprise",  # "pleasant surprise"
+            "sad": "sadness",
+        },
+        language="en",
+        speaker="{actress}F",
+    ),
+    # Anger_C_A_abajo: emotion, voice, word list, word. No speaker is named; the voice (female,
+    # male, child) stands for it, so that a speaker guard keeps too much apart, never too little.
+    "mesd": Corpus(
+        r"(?P<emotion>[a-z]+)_(?P<speaker>[FMC])_[AB]_(?P<text>[^/]+)", _ENGLISH, language="es"
+    ),
+    # 01-C-1-1: actor, emotion, intensity, sentence.
+    "cafe": Corpus(
+        r"(?P<speaker>\d\d)-(?P<emotion>[a-z])-\d-(?P<text>\d)",
+        {
+            "c": "anger",
+            "d": "disgust",
+            "j": "happiness",
+            "n": "neutral",
+            "p": "fear",
+            "s": "surprise",
+            "t": "sadness",
+        },
+        language="fr",
+    ),
+    # a03 (4), or s05 (3)b for another take: emotion, utterance, speaker.
+    "aesdd": Corpus(
+        r"(?P<emotion>[a-z])(?P<text>\d\d) ?\((?P<speaker>\d+)\) ?[a-z]?",
+        {"a": "anger", "d": "disgust", "f": "fear", "h": "happiness", "s": "sadness"},
+        language="el",
+    ),
+}
+"""Published corpora by the name that --corpus takes."""
+
+KNOWN = (*CORPORA, "folders", "manifest")
+"""Every value of --corpus."""
+
+
+class Clip(NamedTuple):
+    """One recording: `file` is its path below the corpus folder; "" is an unknown field."""
+
+    file: str
+    label: str
+    language: str
+    speaker: str = ""
+    scene: str = ""
+
+
+class Skipped(NamedTuple):
+    """A file that is no clip of the corpus, and why."""
+
+    file: str
+    reason: str
+
+
+class Listing(NamedTuple):
+    """What a corpus folder holds: clips, skipped files, and how many files are no audio."""
+
+    clips: list[Clip]
+    skipped: list[Skipped]
+    ignored: int = 0
+
+
+def list_clips(
+    corpus: str, audio_dir: Path, language: str | None = None, manifest: Path | None = None
+) -> Listing:
+    """Lists the clips of a corpus by their names alone, without opening any audio.
+
+    Args:
+        corpus: one of `KNOWN`.
+        audio_dir: the corpus folder; folders within it are searched.
+        language: ISO 639 code that overrides the corpus's own; `folders` needs it, and so does a
+            manifest without that column. Silence is always `NO_LANGUAGE`.
+        manifest: the CSV of the corpus `manifest`, by default manifest.csv in `audio_dir`.
+
+    Raises:
+        UserError: the corpus is unknown, the language is missing or no code, the folder or the
+            manifest cannot be read, or an option does not go with the corpus.
+    """
+    if corpus not in KNOWN:
+        raise UserError(f"there is no corpus {corpus!r}; --corpus is one of {', '.join(KNOWN)}")
+    if language is not None and not _is_code(language):
+        raise UserError(f"--language={language} is no ISO 639 code; write one such as en or de")
+    if manifest is not None and corpus != "manifest":
+        raise UserError(f"--manifest does not go with --corpus={corpus}; use --corpus=manifest")
+    if not audio_dir.is_dir():
+        raise UserError(f"--audio_dir={audio_dir} is no folder; give the folder of the corpus")
+
+    if corpus == "manifest":
+        found = _read_manifest(manifest or audio_dir / "manifest.csv", audio_dir, language)
+        return _sort(found)
+    if corpus == "folders" and language is None:
+        raise UserError("folders do not say which language is spoken; add --language=CODE")
+    files = sorted(_walk(audio_dir))
+    audio = [file for file in files if _is_audio(file)]
+    if corpus == "folders":
+        found = [_parse_folder(file, language) for file in audio]
+    else:
+        row = CORPORA[corpus]
+        found = [parse(row, file) for file in audio]
+        if row.label_list:
+            lists = [f for f in files if PurePosixPath(f).match(row.label_list)]
+            found = _join(found, _read_label_lists(audio_dir / file for file in lists))
+    if language is not None:
+        found = [
+            item._replace(language=language) if isinstance(item, Clip) else item for item in found
+        ]
+    return _sort(found, ignored=len(files) - len(audio))
+
+
+def parse(row: Corpus, file: str) -> Clip | Skipped:
+    """Reads a clip's label, language, speaker and scene from its posix path."""
+    match = re.fullmatch(rf"(?:.*/)?{row.pattern}", stem(file), re.IGNORECASE)
+    if match is None:
+        return Skipped(file, "the name matches nothing of this corpus")
+    parts = match.groupdict()
+    if reason := row.skip.get(parts.get("kind", "")):
+        return Skipped(file, reason)
+    label = row.labels.get(parts["emotion"].lower())
+    if label is None:
+        return Skipped(file, f"the label code {parts['emotion']!r} is unknown")
+    return Clip(
+        file,
+        label,
+        row.language.format(**parts).lower(),
+        row.speaker.format(**parts),
+        row.scene.format(**parts).lower(),
+    )
+
+
+def stem(file: str) -> str:
+    """A posix path without the suffix of its last part."""
+    return PurePosixPath(file).with_suffix("").as_posix()
+
+
+def _parse_folder(file: str, language: str) -> Clip | Skipped:
+    folder = PurePosixPath(file).parent.name
+    if not folder:
+        return Skipped(file, "it lies in no label's folder")
+    return Clip(file, folder.lower(), language)
+
+
+def _sort(found: list[Clip | Skipped], ignored: int = 0) -> Listing:
+    """Splits and sorts by name, and gives silence its language."""
+    clips = [
+        item._replace(language=NO_LANGUAGE) if item.label == "silence" else item
+        for item in found
+        if isinstance(item, Clip)
+    ]
+    skipped = [item for item in found if isinstance(item, Skipped)]
+    return Listing(sorted(clips, key=lambda c: (stem(c.file), c.file)), sorted(skipped), ignored)
+
+
+def _is_code(language: str) -> bool:
+    return re.fullmatch("[a-z]{2,3}", language) is not None
+
+
+def _is_audio(file: str) -> bool:
+    path = PurePosixPath(file)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and path.suffix.lower().removeprefix(".") in AUDIO_SUFFIXES
+
+
+def _walk(top: Path) -> Iterator[str]:
+    """Posix paths, relative to `top`, of all files below it; links are followed, loops once."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    seen = set()
+    for folder, subfolders, files in os.walk(top, onerror=fail, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders.sort()
+        for file in files:
+            yield (Path(folder) / file).relative_to(top).as_posix()
+
+
+def _read_table(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header; missing cells are "", cells and column names stripped."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} is no CSV file in UTF-8 ({error}); save it as one") from error
+    rows = [[cell.strip() for cell in row] for row in rows if any(row)]
+    if not rows:
+        raise UserError(f"{path} is empty; its first line names the columns")
+    header = [column.lower() for column in rows[0]]
+    return [dict.fromkeys(header, "") | dict(zip(header, row, strict=False)) for row in rows[1:]]
+
+
+def _read_manifest(path: Path, audio_dir: Path, language: str | None) -> list[Clip | Skipped]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; name the CSV file with --manifest=CSV")
+    rows = _read_table(path)
+    if not rows:
+        raise UserError(f"{path} lists no clip; write a line for each, below the header")
+    columns = rows[0]
+    label = "label" if "label" in columns or "emotion" not in columns else "emotion"
+    if missing := [column for column in ("path", label) if column not in columns]:
+        raise UserError(
+            f"{path} has no column {' and '.join(missing)}; it has {', '.join(columns)}"
+        )
+    if language is None and "language" not in columns:
+        raise UserError(f"{path} has no column language; add it, or --language=CODE")
+    return [_parse_row(row, label, audio_dir, language) for row in rows]
+
+
+def _parse_row(
+    row: dict[str, str], label: str, audio_dir: Path, language: str | None
+) -> Clip | Skipped:
+    file = Path(os.path.relpath(audio_dir / row["path"], audio_dir)).as_posix()
+    clip = Clip(
+        file,
+        row[label].lower(),
+        language or row["language"].lower(),
+        row.get("speaker", ""),
+        row.get("scene", ""),
+    )
+    if not row["path"]:
+        return Skipped("(no path)", "a line of the manifest has an empty path")
+    if file.startswith("../"):
+        return Skipped(row["path"], "its path leaves --audio_dir")
+    if not (audio_dir / file).is_file():
+        return Skipped(file, "the manifest lists it, but there is no such file")
+    if not clip.label:
+        return Skipped(file, "the manifest gives it no label")
+    if clip.label != "silence" and not _is_code(clip.language):
+        return Skipped(file, f"the language {clip.language!r} is no ISO 639 code such as en")
+    return clip
+
+
+def _read_label_lists(paths: Iterable[Path]) -> dict[str, tuple[str, str]]:
+    """Speaker and film by file name, of every label list; "????" is an unknown speaker."""
+    known = {}
+    for path in paths:
+        for row in _read_table(path):
+            if not {"file", "speaker", "film"} <= row.keys():
+                raise UserError(f"{path} lacks a column file, speaker or film; mend or remove it")
+            speaker = "" if row["speaker"].strip("?") == "" else row["speaker"]
+            known[_plain(row["file"])] = (speaker, row["film"])
+    return known
+
+
+def _plain(file: str) -> str:
+    return PurePosixPath(stem(file)).name.lower().removesuffix("_16k")
+
+
+def _join(
+    found: Iterable[Clip | Skipped], known: dict[str, tuple[str, str]]
+) -> list[Clip | Skipped]:
+    """Adds speaker and film to the clips that a label list names."""
+    joined = []
+    for item in found:
+        if isinstance(item, Clip) and (entry := known.get(_plain(item.file))):
+            speaker, film = entry
+            item = item._replace(speaker=speaker, scene=f"{film}/{item.scene}")
+        joined.append(item)
+    return joined
+
+
+def clip_names(clips: Iterable[Clip]) -> list[str]:
+    """Unique names: paths without suffix, except where files differ by it alone."""
+    clips = list(clips)
+    count = collections.Counter(stem(file) for file in {clip.file for clip in clips})
+    return [clip.file if count[stem(clip.file)] > 1 else stem(clip.file) for clip in clips]
