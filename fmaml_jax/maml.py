@@ -1,0 +1,138 @@
+"""The paper's mathematics (sections 2 and 3.1, Algorithm 1): adaptation and the meta-gradient.
+
+Nothing here knows of flags, files, networks or speech: a `Loss` is any function of parameters and
+data. Shapes are named once: `tasks`, `shots` (support clips of a task, N * K), `queries` (query
+clips of a task), `time`, `coeffs`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Int, PyTree, Scalar
+
+Params = PyTree[Float[Array, "..."]]
+Data = TypeVar("Data", bound=PyTree)
+Loss = Callable[[Params, Data], Scalar]
+
+
+class Task(NamedTuple):
+    """A meta-task T_i. Emotions have labels 0..N-1, fixed classes N..N+F-1, in the query only."""
+
+    support: Float[Array, "shots time coeffs"]
+    support_labels: Int[Array, " shots"]
+    query: Float[Array, "queries time coeffs"]
+    query_labels: Int[Array, " queries"]
+
+
+def cross_entropy(
+    logits: Float[Array, "clips classes"], labels: Int[Array, " clips"]
+) -> Float[Array, ""]:
+    """Equations (1) and (3), averaged over the clips instead of summed.
+
+    The sum would multiply the inner rate by the number of clips; the authors' code averages too.
+    """
+    log_probabilities = jax.nn.log_softmax(logits)
+    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1).mean()
+
+
+def twice_differentiable_grad(loss: Loss) -> Callable[[Params, Data], Params]:
+    """`jax.grad(loss)` whose own derivative costs little memory.
+
+    The vector-Jacobian product of a gradient is a Hessian-vector product, and the Hessian is
+    symmetric: it is the forward derivative of the gradient along the cotangent. Taking it so
+    (forward over reverse; MixFlow-MG, arXiv 2505.00793) keeps only the parameters of each inner
+    step, not the activations of its backward pass.
+
+    The result is differentiable in the parameters only: the data count as constants.
+    """
+    gradient = jax.grad(loss)
+
+    @jax.custom_vjp
+    def grad(params: Params, data: Data) -> Params:
+        return gradient(params, data)
+
+    def forward(params: Params, data: Data) -> tuple[Params, tuple[Params, Data]]:
+        return gradient(params, data), (params, data)
+
+    def backward(residuals: tuple[Params, Data], cotangent: Params) -> tuple[Params, None]:
+        params, data = residuals
+        _, product = jax.jvp(lambda p: gradient(p, data), (params,), (cotangent,))
+        return product, None
+
+    grad.defvjp(forward, backward)
+    return grad
+
+
+def adapt(
+    loss: Loss,
+    params: Params,
+    data: Data,
+    *,
+    rate: float,
+    steps: int,
+    first_order: bool = False,
+) -> tuple[Params, Params]:
+    """Equation (2), repeated: theta <- theta - alpha * grad L_S(theta).
+
+    Args:
+        loss: the support loss L_S as a function of parameters and data.
+        params: theta, where every task starts.
+        data: the support set, handed to `loss`.
+        rate: alpha.
+        steps: number of gradient steps, at least 1.
+        first_order: treat the inner gradient as a constant (FOMAML, Finn et al. 2017, 5.2).
+
+    Returns:
+        The adapted parameters theta', and the parameters after each step (a leading axis of
+        `steps`); what is not used of the latter costs nothing under `jit`.
+    """
+
+    def gradient(theta: Params) -> Params:
+        if first_order:
+            return jax.grad(loss)(lax.stop_gradient(theta), data)
+        return twice_differentiable_grad(loss)(theta, data)
+
+    def inner_step(theta: Params, _: None) -> tuple[Params, Params]:
+        theta = jax.tree.map(lambda t, g: t - rate * g, theta, gradient(theta))
+        return theta, theta
+
+    return lax.scan(inner_step, params, length=steps)
+
+
+def meta_gradient(
+    task_loss: Callable[[Params, Data], tuple[Scalar, Any]],
+    params: Params,
+    tasks: Data,
+    chunk: int,
+) -> tuple[Scalar, Any, Params]:
+    """Equation (5): the mean over the batch of the query losses, and its gradient.
+
+    The batch is cut into chunks: `vmap` within a chunk, one chunk after the other, so that memory
+    grows with the chunk and not with the batch. One chunk of the whole batch is plain `vmap`.
+
+    Args:
+        task_loss: (parameters, one task) -> (query loss after adaptation, auxiliary outputs).
+        params: theta.
+        tasks: a pytree with a leading axis `tasks` on every leaf.
+        chunk: tasks in a chunk; divides the number of tasks.
+
+    Returns:
+        Mean loss, mean auxiliary outputs, and the gradient with respect to theta.
+    """
+
+    def chunk_loss(theta: Params, chunk_tasks: Data) -> tuple[Scalar, Any]:
+        return _mean(jax.vmap(task_loss, (None, 0))(theta, chunk_tasks))
+
+    def chunk_gradient(chunk_tasks: Data) -> tuple[tuple[Scalar, Any], Params]:
+        return jax.value_and_grad(chunk_loss, has_aux=True)(params, chunk_tasks)
+
+    chunks = jax.tree.map(lambda leaf: leaf.reshape(-1, chunk, *leaf.shape[1:]), tasks)
+    (loss, auxiliary), gradient = _mean(lax.map(chunk_gradient, chunks))
+    return loss, auxiliary, gradient
+
+
+def _mean(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.mean(axis=0), tree)

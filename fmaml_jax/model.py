@@ -1,0 +1,157 @@
+"""The paper's network (section 4.2) as pure functions; the one file that knows Flax.
+
+Four blocks of [3x3 convolution, ReLU, batch normalisation], 64 filters each, stride 2, padding 1:
+40x40 coefficients become 20, 10, 5, 3 positions a side, so 3 * 3 * 64 = 576 flattened features
+reach the linear output layer (115,975 parameters with 7 outputs).
+
+Batch normalisation never keeps running averages. A set of clips is normalised either by its own
+statistics (transductive when the set is the query: a prediction then depends on its neighbours) or
+by statistics taken from another set (inductive when they come from the support).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array, lax
+from jaxtyping import Float, Float32, PyTree
+
+INPUT_FRAMES = 40
+BLOCKS = 4
+
+Params = PyTree[Float[Array, "..."]]
+Statistics = PyTree[Float[Array, "..."]]
+
+
+def pool_time(
+    features: Float32[np.ndarray, "clips frames coeffs"], frames: int = INPUT_FRAMES
+) -> Float32[np.ndarray, "clips {frames} coeffs"]:
+    """Averages the frames of each clip into `frames` bins of equal width (fractions weighted)."""
+    edges = np.linspace(0, features.shape[1], frames + 1)
+    positions = np.arange(features.shape[1])
+    overlap = np.minimum(edges[1:, None], positions + 1) - np.maximum(edges[:-1, None], positions)
+    weights = np.clip(overlap, 0, None) / np.diff(edges)[:, None]
+    return np.einsum("ft,ctk->cfk", weights.astype(np.float32), features, optimize=True)
+
+
+def patches_conv(
+    images: Float[Array, "batch rows columns channels"],
+    kernel: Float[Array, "height width channels filters"],
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    **_: Any,
+) -> Float[Array, "batch out_rows out_columns filters"]:
+    """`lax.conv_general_dilated` (NHWC, HWIO, no dilation) as slices and one matrix product.
+
+    With parameters of its own for each task, `vmap` makes of `lax.conv` a grouped convolution,
+    which XLA runs tens of times slower on CPU. A matrix product stays a matrix product. Rows and
+    columns are first viewed in groups of the stride, so that every slice is contiguous.
+    """
+    size = kernel.shape[:2]
+    out = [
+        (extent + sum(pad) - k) // stride + 1
+        for extent, pad, k, stride in zip(
+            images.shape[1:3], padding, size, window_strides, strict=True
+        )
+    ]
+    # Groups of `stride` rows that the last window reaches into; the end is padded (or cut) to them.
+    groups = [
+        o + (k - 1) // stride for o, k, stride in zip(out, size, window_strides, strict=True)
+    ]
+    ends = [
+        (low, group * stride - extent - low, 0)
+        for (low, _), group, stride, extent in zip(
+            padding, groups, window_strides, images.shape[1:3], strict=True
+        )
+    ]
+    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
+    (rows, columns), (row_stride, column_stride) = groups, window_strides
+    grouped = padded.reshape(
+        images.shape[0], rows, row_stride, columns, column_stride, images.shape[3]
+    )
+    patches = [
+        grouped[
+            :,
+            i // row_stride : i // row_stride + out[0],
+            i % row_stride,
+            j // column_stride : j // column_stride + out[1],
+            j % column_stride,
+        ]
+        for i in range(size[0])
+        for j in range(size[1])
+    ]
+    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+
+
+class _Cnn(nn.Module):
+    classes: int
+    filters: int
+    convolution: Callable[..., Array]
+
+    @nn.compact
+    def __call__(self, clips: Array, stored_statistics: bool) -> Array:
+        maps = clips[..., None]
+        for _ in range(BLOCKS):
+            maps = nn.Conv(
+                self.filters,
+                kernel_size=(3, 3),
+                strides=(2, 2),
+                padding=1,
+                conv_general_dilated=self.convolution,
+                kernel_init=nn.initializers.he_normal(),
+            )(maps)
+            # Momentum 0: the "running average" is the statistics of this very set of clips.
+            maps = nn.BatchNorm(use_running_average=stored_statistics, momentum=0.0)(nn.relu(maps))
+        return nn.Dense(self.classes)(maps.reshape(maps.shape[0], -1))
+
+
+class Model(NamedTuple):
+    """A network as three pure functions.
+
+    Attributes:
+        init: key -> parameters.
+        apply: (parameters, clips, statistics or None) -> logits [clips, classes]. Without
+            statistics the clips are normalised by their own.
+        statistics: (parameters, clips) -> the clips' normalisation statistics.
+    """
+
+    init: Callable[[Array], Params]
+    apply: Callable[[Params, Float[Array, "clips time coeffs"], Statistics | None], Array]
+    statistics: Callable[[Params, Float[Array, "clips time coeffs"]], Statistics]
+
+
+def make_model(
+    classes: int,
+    coefficients: int = 40,
+    filters: int = 64,
+    convolution: Callable[..., Array] = patches_conv,
+) -> Model:
+    """The paper's CNN for inputs of `INPUT_FRAMES` x `coefficients`.
+
+    Args:
+        classes: outputs, N + F.
+        coefficients: MFCCs a frame.
+        filters: filters of each convolution; 64 in the paper.
+        convolution: `patches_conv`, or `lax.conv_general_dilated` as the reference.
+    """
+    cnn = _Cnn(classes, filters, convolution)
+
+    def init(key: Array) -> Params:
+        clips = jnp.zeros((1, INPUT_FRAMES, coefficients))
+        return cnn.init(key, clips, stored_statistics=False)["params"]
+
+    def apply(params: Params, clips: Array, statistics: Statistics | None = None) -> Array:
+        if statistics is None:
+            logits, _ = cnn.apply({"params": params}, clips, False, mutable=["batch_stats"])
+            return logits
+        return cnn.apply({"params": params, "batch_stats": statistics}, clips, True)
+
+    def statistics(params: Params, clips: Array) -> Statistics:
+        _, variables = cnn.apply({"params": params}, clips, False, mutable=["batch_stats"])
+        return variables["batch_stats"]
+
+    return Model(init, apply, statistics)
