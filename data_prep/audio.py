@@ -16,6 +16,7 @@ SAMPLE_RATE = 16_000
 _BLOCK = 1 << 18  # frames decoded at a time, so that no header decides how much memory is taken
 _UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's frame count for a FLAC file without one
 _PLACEHOLDER = 0x7FFF_0000  # encoders that write to a pipe declare sizes from here upwards
+_LOUDEST = 1e12  # above 32-bit integers stored as floats; sums of such squares stay finite
 _HEADER_BYTES = 44  # some writers count the WAV header into the data, which loses no sample
 _SHORTER = re.compile(r"^\s*(?:data|SSND|riff|Data Size) +: (\d+) \(should be (\d+)\)", re.M)
 _CUT_SHORT = (
@@ -42,17 +43,17 @@ def read_clip(path: str | os.PathLike) -> Float32[np.ndarray, " samples"]:
         AudioError: the file is unreadable, empty, truncated, holds NaN or infinity, or is silent.
     """
     try:
-        raw = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            if not file.read(1):
+                raise AudioError("empty (0 bytes)")
     except OSError as error:
         raise AudioError(f"unreadable ({error.strerror})") from error
-    if not raw:
-        raise AudioError("empty (0 bytes)")
-    samples, rate = _decode(raw)
+    samples, rate = _decode(os.fsencode(path))
     if not len(samples):  # a WAV written to a pipe may declare no data at all, and hold some
-        samples, rate = _decode(_with_open_end(raw))
+        samples, rate = _decode(io.BytesIO(_with_open_end(Path(path).read_bytes())))
     if not len(samples):
         raise AudioError("empty (no samples)")
-    if not np.isfinite(samples).all():
+    if not (np.abs(samples) < _LOUDEST).all():  # false for NaN
         raise AudioError("NaN or infinite samples")
     mono = soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE)
     if not mono.any():
@@ -60,10 +61,10 @@ def read_clip(path: str | os.PathLike) -> Float32[np.ndarray, " samples"]:
     return mono
 
 
-def _decode(raw: bytes) -> tuple[Float32[np.ndarray, "frames channels"], int]:
-    """Samples and rate; raises AudioError where decoding fails or the file was cut short."""
+def _decode(file: bytes | io.BytesIO) -> tuple[Float32[np.ndarray, "frames channels"], int]:
+    """Samples and rate of a file, by its name or its bytes; raises AudioError if it was cut."""
     try:
-        sound = soundfile.SoundFile(io.BytesIO(raw))
+        sound = soundfile.SoundFile(file)
     except soundfile.SoundFileError as error:
         raise AudioError(f"unreadable ({_phrase(error)})") from error
     with sound:

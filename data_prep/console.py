@@ -4,6 +4,7 @@ Neither JAX nor the audio libraries are imported here, so a command's `--help` i
 """
 
 import contextlib
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TextIO
@@ -28,7 +29,8 @@ def fail(message: str) -> NoReturn:
 def run(main: Callable[[], int | None]) -> None:
     """Parses the command line into `absl.flags.FLAGS` and exits with what `main` returns.
 
-    A flag that does not parse, a stray argument and a `UserError` end with one line and code 2.
+    A flag that does not parse, a stray argument and a `UserError` end with one line and code 2,
+    Ctrl-C with one line and the shell's code for it.
     """
 
     def parse(argv: list[str]) -> list[str]:
@@ -45,6 +47,9 @@ def run(main: Callable[[], int | None]) -> None:
             return main()
         except UserError as error:
             fail(str(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
 
     app.run(guarded, flags_parser=parse)
 

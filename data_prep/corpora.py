@@ -15,13 +15,12 @@ from typing import NamedTuple
 from data_prep.console import UserError
 from data_prep.dataset import NO_LANGUAGE
 
-AUDIO_SUFFIXES = frozenset(
-    "wav wave wavex rf64 w64 flac ogg oga opus mp3 mp2 aiff aif aifc au snd caf voc avr ircam sf "
-    "nist sph paf pvf sd2 svx iff "
-    # libsndfile cannot decode these; they are listed as unreadable rather than passed over.
-    "m4a aac wma amr".split()
+# The second line is what libsndfile cannot decode: it is listed as unreadable, not passed over.
+_AUDIO_SUFFIX = re.compile(
+    r"\.(wave?|wavex|rf64|w64|flac|ogg|oga|opus|mp[23]|aiff?|aifc|au|snd|caf|voc|avr|nist|sph|paf"
+    r"|m4a|aac|wma|amr)",
+    re.IGNORECASE,
 )
-"""Suffixes, in lower case, of the files that are taken for clips."""
 
 
 class Corpus(NamedTuple):
@@ -47,7 +46,8 @@ class Corpus(NamedTuple):
 
 
 _ENGLISH = {  # as nEMO and MESD spell their labels
-    label: label for label in "anger disgust fear happiness neutral sadness surprise".split()
+    label: label
+    for label in ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 }
 
 CORPORA = {
@@ -306,7 +306,7 @@ def _is_code(language: str) -> bool:
 def _is_audio(file: str) -> bool:
     path = PurePosixPath(file)
     hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and path.suffix.lower().removeprefix(".") in AUDIO_SUFFIXES
+    return not hidden and _AUDIO_SUFFIX.fullmatch(path.suffix) is not None
 
 
 def _walk(top: Path) -> Iterator[str]:

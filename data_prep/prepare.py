@@ -94,7 +94,7 @@ def _start_process() -> None:
 
 
 def drop_copies(
-    clips: Iterable[Clip], recordings: Iterable[Recording]
+    clips: Sequence[Clip], recordings: Sequence[Recording]
 ) -> tuple[list[int], list[Skipped]]:
     """Makes sure that no sound occurs twice, so that support and query never share one.
 
@@ -102,28 +102,20 @@ def drop_copies(
         Indices of the clips to keep, and the others: of copies with one label the first is kept,
         of copies with different labels none.
     """
-    clips = list(clips)
     groups = collections.defaultdict(list)
     for index, recording in enumerate(recordings):
         groups[recording.digest].append(index)
     kept, skipped = [], []
-    for first, *others in groups.values():
-        if len({clips[index].label for index in (first, *others)}) == 1:
-            kept.append(first)
-            skipped += [
-                Skipped(clips[index].file, f"the same sound as {clips[first].file}")
-                for index in others
-            ]
+    for indices in groups.values():
+        first, *others = (clips[index] for index in indices)
+        if any(other.label != first.label for other in others):
+            labels = ", ".join(f"{clip.file} is {clip.label}" for clip in (first, *others))
+            reason = f"the same sound has different labels: {labels}"
+            skipped += [Skipped(clip.file, reason) for clip in (first, *others)]
         else:
-            for index in (first, *others):
-                other = next(i for i in (first, *others) if clips[i].label != clips[index].label)
-                skipped.append(
-                    Skipped(
-                        clips[index].file,
-                        f"labelled {clips[index].label}, but the same sound as "
-                        f"{clips[other].file}, which is labelled {clips[other].label}",
-                    )
-                )
+            kept.append(indices[0])
+            reason = f"the same sound as {first.file}, which is kept"
+            skipped += [Skipped(clip.file, reason) for clip in others]
     return sorted(kept), skipped
 
 
