@@ -23,6 +23,7 @@ _CUT_SHORT = (
     "does not match value from 'ds64' chunk",
     "Seems to be a truncated file",
     "Last page lacks an end-of-stream bit",
+    "Junk after the last page",
 )
 
 

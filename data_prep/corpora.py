@@ -231,7 +231,7 @@ def list_clips(
         raise UserError(f"--language={language} is no ISO 639 code; write one such as en or de")
     if manifest is not None and corpus != "manifest":
         raise UserError(f"--manifest does not go with --corpus={corpus}; use --corpus=manifest")
-    if not audio_dir.is_dir():
+    if not os.path.isdir(audio_dir):
         raise UserError(f"--audio_dir={audio_dir} is no folder; give the folder of the corpus")
 
     if corpus == "manifest":
@@ -344,7 +344,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 
 
 def _read_manifest(path: Path, audio_dir: Path, language: str | None) -> list[Clip | Skipped]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{path} does not exist; name the CSV file with --manifest=CSV")
     rows = _read_table(path)
     if not rows:
@@ -375,7 +375,7 @@ def _parse_row(
         return Skipped("(no path)", "a line of the manifest has an empty path")
     if file.startswith("../"):
         return Skipped(row["path"], "its path leaves --audio_dir")
-    if not (audio_dir / file).is_file():
+    if not os.path.isfile(audio_dir / file):
         return Skipped(file, "the manifest lists it, but there is no such file")
     if not clip.label:
         return Skipped(file, "the manifest gives it no label")

@@ -1,0 +1,411 @@
+"""From audio files to an .npz: the features, every kind of bad input, and the same bytes."""
+
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.signal
+import soundfile
+
+from data_prep.audio import SAMPLE_RATE, AudioError, read_clip
+from data_prep.console import UserError
+from data_prep.dataset import load, save
+from data_prep.features import FEATURES, FeatureConfig, mfcc
+from data_prep.prepare import check_out, choose_features, prepare, report, table
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/ beside the checkout")
+PAPER = FEATURES["paper"]
+
+
+def noise(seconds=0.5, seed=0, rate=SAMPLE_RATE, channels=1):
+    shape = (round(seconds * rate), channels) if channels > 1 else round(seconds * rate)
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, shape)
+
+
+def write(path, samples, rate=SAMPLE_RATE, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, samples, rate, **options)
+    return path
+
+
+def command(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "data_prep.prepare", *map(str, arguments)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        **options,
+    )
+
+
+# ---------------------------------------------------------------------------- features
+
+
+def golden(samples, c):
+    """The definition, written out: framing, window, power, mel filters, log, DCT, lifter."""
+    rng = np.random.default_rng(0)
+    samples = samples * c.level / np.sqrt(np.mean(np.square(samples)))
+    length = round(c.clip_seconds * c.sample_rate)
+    padded = np.concatenate([np.zeros(length), samples, np.zeros(length)])
+    first = length + ((len(samples) - length) // 2 if c.align == "centre" else 0)
+    signal = padded[first : first + length]
+    signal = signal + rng.standard_normal(length) * c.level / 1000  # 60 dB below
+    signal = np.concatenate([signal[:1], signal[1:] - c.pre_emphasis * signal[:-1]])
+
+    frame, step = round(c.frame_seconds * c.sample_rate), round(c.step_seconds * c.sample_rate)
+    count = 1 + -(-(length - frame) // step)
+    signal = np.pad(signal, (0, (count - 1) * step + frame - length))
+    frames = np.stack([signal[k * step : k * step + frame] for k in range(count)])
+    power = np.abs(np.fft.rfft(frames * scipy.signal.windows.hamming(frame), c.fft_size)) ** 2
+    power /= c.fft_size
+
+    def mel(hz):
+        return 2595 * np.log10(1 + hz / 700)
+
+    edges = np.linspace(mel(c.low_hz), mel(c.high_hz), c.mel_filters + 2)
+    edges = np.floor((c.fft_size + 1) * 700 * (10 ** (edges / 2595) - 1) / c.sample_rate)
+    bins = np.arange(c.fft_size // 2 + 1)
+    filters = np.stack(
+        [
+            # The library's triangles reach their peak at the middle edge and are zero at the last.
+            np.where((bins >= low) & (bins < middle), (bins - low) / max(middle - low, 1), 0.0)
+            + np.where((bins >= middle) & (bins < high), (high - bins) / max(high - middle, 1), 0.0)
+            for low, middle, high in zip(edges[:-2], edges[1:-1], edges[2:], strict=True)
+        ]
+    )
+    log_mel = np.log(power @ filters.T)
+    k, n = np.arange(c.coefficients)[:, None], np.arange(c.mel_filters)[None]
+    dct = np.sqrt(2 / c.mel_filters) * np.cos(np.pi * k * (2 * n + 1) / (2 * c.mel_filters))
+    dct[0] /= np.sqrt(2)
+    cepstra = log_mel @ dct.T
+    if c.lifter:
+        cepstra *= 1 + c.lifter / 2 * np.sin(np.pi * np.arange(c.coefficients) / c.lifter)
+    if c.energy:
+        cepstra[:, 0] = np.log(power.sum(axis=1))
+    return cepstra
+
+
+@pytest.mark.parametrize("seconds", [0.7, 3.5, 5.00003])
+@pytest.mark.parametrize("name", list(FEATURES))
+def test_mfcc_golden(name, seconds):
+    chirp = scipy.signal.chirp(np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE, 100, 3, 3000)
+    samples = chirp + 0.01 * noise(seconds)
+    features = mfcc(samples, FEATURES[name])
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, golden(samples, FEATURES[name]), rtol=1e-5, atol=1e-5)
+
+
+def test_shapes():
+    assert mfcc(noise(), PAPER).shape == (348, 40)
+    assert mfcc(noise(), FEATURES["authors_code"]).shape == (98, 40)
+    assert mfcc(noise(), PAPER._replace(clip_seconds=2.0)).shape == (198, 40)
+
+
+@pytest.mark.parametrize("band", [3, 17, 35])
+def test_a_tone_is_the_loudest_mel_band(band):
+    """Undoing the DCT of the plain configuration gives back log-mel energies."""
+    c = FEATURES["authors_code"]
+    edges = np.linspace(*(2595 * np.log10(1 + f / 700) for f in (c.low_hz, c.high_hz)), 42)
+    centre = 700 * (10 ** (edges[band + 1] / 2595) - 1)
+    hertz = np.floor(513 * centre / SAMPLE_RATE) * SAMPLE_RATE / 512  # where the triangle peaks
+    tone = np.sin(2 * np.pi * hertz * np.arange(SAMPLE_RATE) / SAMPLE_RATE)
+    log_mel = scipy.fft.idct(mfcc(tone, c), axis=1, norm="ortho")
+    assert (log_mel[:-1].argmax(axis=1) == band).all()
+
+
+def test_recording_gain_does_not_matter():
+    samples = noise()
+    np.testing.assert_allclose(mfcc(samples, PAPER), mfcc(samples * 1e-4, PAPER), atol=1e-4)
+
+
+def test_padding_is_finite_and_of_one_level():
+    energies = mfcc(noise(0.5), PAPER)[:, 0]
+    assert np.isfinite(energies).all()
+    silent = np.r_[energies[:140], energies[-140:]]
+    assert silent.max() < energies[174] - np.log(1e5)
+    assert np.ptp(silent) < 1.5
+
+
+def test_alignment():
+    click = np.zeros(SAMPLE_RATE)
+    click[SAMPLE_RATE // 2] = 1.0
+    centred = mfcc(click, PAPER)[:, 0].argmax()
+    assert abs(centred - 174) <= 2
+    assert abs(mfcc(click, PAPER._replace(align="start"))[:, 0].argmax() - 49) <= 2
+
+
+def test_the_configuration_is_plain_data():
+    assert FeatureConfig(**PAPER._asdict()) == PAPER
+    assert all(isinstance(value, str | int | float) for value in PAPER)
+
+
+def test_clip_seconds_flag():
+    assert choose_features("paper", None) == PAPER
+    assert choose_features("authors_code", 2.5).clip_seconds == 2.5
+    for bad in (0.0, -1.0, 61.0, float("nan")):
+        with pytest.raises(UserError, match="between"):
+            choose_features("paper", bad)
+
+
+# ------------------------------------------------------------------------------- audio
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.wav", {}),
+        ("a.WAV", {"subtype": "FLOAT"}),
+        ("b.wav", {"format": "RF64"}),
+        ("a.flac", {}),
+        ("a.aiff", {}),
+        ("a.au", {}),
+        ("a.caf", {}),
+        ("a.w64", {}),
+        ("a.ogg", {}),
+        ("a.opus", {"format": "OGG", "subtype": "OPUS"}),
+        ("a.mp3", {}),
+    ],
+)
+def test_whole_files_are_read_and_cut_ones_refused(tmp_path, name, options):
+    path = write(tmp_path / name, noise(2.0), **options)
+    assert abs(len(read_clip(path)) - 2 * SAMPLE_RATE) < 0.05 * SAMPLE_RATE
+    raw = path.read_bytes()
+    for percent in (60, 97):
+        path.write_bytes(raw[: len(raw) * percent // 100])
+        with pytest.raises(AudioError, match=r"truncated|malformed"):
+            read_clip(path)
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
+def test_wav_written_to_a_pipe_is_whole(tmp_path, size):
+    path = write(tmp_path / "a.wav", noise())
+    expected = read_clip(path)
+    raw = bytearray(path.read_bytes())
+    raw[4:8] = raw[40:44] = size.to_bytes(4, "little")
+    path.write_bytes(raw)
+    np.testing.assert_array_equal(read_clip(path), expected)
+
+
+def test_flac_without_a_length_says_what_to_do(tmp_path):
+    path = write(tmp_path / "a.flac", noise())
+    raw = bytearray(path.read_bytes())
+    raw[21] &= 0xF0
+    raw[22:26] = bytes(4)
+    path.write_bytes(raw)
+    with pytest.raises(AudioError, match="encode it again"):
+        read_clip(path)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_resampling_keeps_time_and_pitch(tmp_path, rate):
+    tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
+    mono = read_clip(write(tmp_path / "a.wav", np.stack([tone, np.zeros(rate)], axis=1), rate))
+    assert len(mono) == SAMPLE_RATE
+    expected = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE) / 2
+    inner = slice(800, -800)
+    np.testing.assert_allclose(mono[inner], expected[inner], atol=1e-3)
+
+
+@needs_shared
+def test_the_original_equals_its_prepared_version():
+    originals = sorted((SHARED / "corpora" / "originals" / "emovo").glob("*.wav"))
+    stereo = 0
+    for original in originals:
+        with soundfile.SoundFile(original) as sound:
+            assert sound.samplerate == 48_000
+            stereo += sound.channels == 2
+        speaker = original.stem.split("-")[1]
+        version = SHARED / "corpora" / "emovo" / "audio" / speaker / f"{original.stem}.flac"
+        ours, theirs = read_clip(original), read_clip(version)
+        assert abs(len(ours) - len(theirs)) <= 1
+        length = min(len(ours), len(theirs))
+        error = ours[:length] - theirs[:length]
+        assert np.mean(error**2) < 1e-5 * np.mean(theirs**2)  # 16 bits of a quiet clip
+        difference = mfcc(ours, PAPER) - mfcc(theirs, PAPER)
+        assert np.median(np.abs(difference[:, 0])) < 0.02
+    assert stereo > 0
+
+
+# ----------------------------------------------------------------- a folder to an .npz
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    """EmoDB names: three good clips and one of every kind of bad input."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write(folder / "03a01Fa.wav", noise(0.5, 1))
+    write(folder / "sub" / "08a01Na.flac", noise(1.5, 2, 48_000, channels=2), 48_000)
+    write(folder / "16b10Wb.ogg", noise(4.0, 3))
+    (folder / "03a01Wa.wav").write_text("no sound")
+    (folder / "03a01Wb.wav").touch()
+    write(folder / "03a01Wc.wav", np.zeros(0))
+    raw = write(folder / "03a01Wd.wav", noise(1.0, 4)).read_bytes()
+    (folder / "03a01Wd.wav").write_bytes(raw[: len(raw) // 2])
+    write(folder / "03a01We.wav", np.r_[noise(), np.nan], subtype="FLOAT")
+    write(folder / "03a01Wf.wav", np.zeros(8000))
+    write(folder / "hello.wav", noise())
+    write(folder / "03a01Xa.wav", noise(0.5, 5))
+    same = (noise(0.5, 6) * 2**15).astype(np.int16)
+    write(folder / "09a01Wa.wav", same)
+    write(folder / "09a01Ta.flac", np.stack([same, same], axis=1))
+    shutil.copy(folder / "03a01Fa.wav", folder / "sub" / "03a01Fb.wav")
+    raw = write(folder / "03a02Wa.mp3", noise(3.0, 7)).read_bytes()
+    (folder / "03a02Wa.mp3").write_bytes(raw[: len(raw) // 2])
+    (folder / "._03a01Fa.wav").write_text("finder")
+    (folder / "readme.txt").write_text("hello")
+    os.symlink(folder / "nowhere", folder / "03a05Fa.wav")
+    return folder
+
+
+REASONS = {
+    "03a01Wa.wav": "unreadable",
+    "03a01Wb.wav": "empty (0 bytes)",
+    "03a01Wc.wav": "empty (no samples)",
+    "03a01Wd.wav": "truncated",
+    "03a01We.wav": "NaN",
+    "03a01Wf.wav": "zero",
+    "03a01Xa.wav": "label code 'X'",
+    "03a02Wa.mp3": "truncated",
+    "03a05Fa.wav": "unreadable (No such file",
+    "09a01Ta.flac": "the same sound has different labels: 09a01Ta.flac is sadness, 09a01Wa.wav is",
+    "09a01Wa.wav": "the same sound has different labels",
+    "hello.wav": "matches nothing",
+    "sub/03a01Fb.wav": "the same sound as 03a01Fa.wav, which is kept",
+}
+
+
+def test_command_keeps_the_good_and_names_the_bad(mixed, tmp_path):
+    out = tmp_path / "new" / "folder" / "x.npz"
+    done = command("--corpus=emodb", f"--audio_dir={mixed}", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    header = "language clips anger happiness neutral speakers mean seconds"
+    assert lines[0].split() == header.split()
+    assert lines[1].split() == ["de", "3", "1", "1", "1", "3", "2.00"]
+    assert f"skipped {len(REASONS)} clips:" in lines
+    for file, reason in REASONS.items():
+        assert [line for line in lines if line.startswith(f"  {file}: ") and reason in line], file
+    assert "ignored 2 files that are no audio" in lines
+    assert "Traceback" not in done.stderr
+    assert "Warning" not in done.stderr
+    decoded = 3 + len(REASONS) - 2  # two are known by their names alone
+    assert f"{decoded}/{decoded}" in done.stderr.splitlines()[-1]
+
+    dataset = load(out)
+    assert dataset.names.tolist() == ["03a01Fa", "16b10Wb", "sub/08a01Na"]
+    assert dataset.labels.tolist() == ["happiness", "anger", "neutral"]
+    assert dataset.speakers.tolist() == ["03", "16", "08"]
+    assert dataset.scenes.tolist() == ["a01", "b10", "a01"]
+    assert dataset.features.shape == (3, 348, 40)
+    np.testing.assert_allclose(dataset.seconds, [0.5, 4.0, 1.5], atol=0.01)
+    assert dataset.feature_config == PAPER._asdict()
+    np.testing.assert_array_equal(
+        dataset.features[0], mfcc(read_clip(mixed / "03a01Fa.wav"), PAPER)
+    )
+
+
+def test_same_bytes_whatever_the_cores_and_times(tmp_path):
+    for index in range(20):
+        write(tmp_path / "audio" / "joy" / f"{index}.wav", noise(0.3, index))
+    hashes = set()
+    for processes in (1, 2):
+        dataset, skipped, ignored = prepare(
+            "folders", tmp_path / "audio", PAPER, language="en", processes=processes
+        )
+        assert (skipped, ignored) == ([], 0)
+        save(tmp_path / f"{processes}.npz", dataset)
+        hashes.add((tmp_path / f"{processes}.npz").read_bytes())
+        for file in (tmp_path / "audio" / "joy").iterdir():
+            os.utime(file, (1, 1))
+    assert len(hashes) == 1
+    assert dataset.names.tolist() == sorted(f"joy/{index}" for index in range(20))
+
+
+def test_strict_writes_nothing(mixed, tmp_path):
+    out = tmp_path / "x.npz"
+    done = command("--corpus=emodb", f"--audio_dir={mixed}", f"--out={out}", "--strict")
+    assert done.returncode == 2
+    assert "03a01Wa.wav: unreadable" in done.stdout
+    assert done.stderr.splitlines()[-1].startswith("error: 13 clips were skipped and --strict")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_usable(tmp_path, capsys):
+    folder = tmp_path / "audio"
+    write(folder / "03a01Wf.wav", np.zeros(8000))
+    with pytest.raises(UserError, match="no usable clip is left"):
+        prepare("emodb", folder, PAPER)
+    assert "03a01Wf.wav: all samples are zero" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"none of the 1 clips .* 03a01Wf\.wav: the name matches"):
+        prepare("emovo", folder, PAPER)
+    (folder / "03a01Wf.wav").rename(folder / "clip.mp4")
+    with pytest.raises(UserError, match=r"no audio in .* convert the clips"):
+        prepare("emodb", folder, PAPER)
+
+
+def test_full_disk_leaves_nothing(tmp_path):
+    write(tmp_path / "audio" / "03a01Fa.wav", noise())
+    out = tmp_path / "out" / "x.npz"
+    done = command(
+        "--corpus=emodb",
+        f"--audio_dir={tmp_path / 'audio'}",
+        f"--out={out}",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"error: cannot write {out}: File too large")
+    assert "Traceback" not in done.stderr
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "--corpus is missing"),
+        (["--corpus=emodb"], "--audio_dir is missing"),
+        (["--corpus=emodb", "--audio_dir=."], "--out is missing"),
+        (["--corpus=x", "--audio_dir=.", "--out=x.npz"], "there is no corpus 'x'"),
+        (["--corpus=emodb", "--audio_dir=nowhere", "--out=x.npz"], "nowhere is no folder"),
+        (["--corpus=emodb", "--audio_dir=.", "--out=x.csv"], "write --out=FILE.npz"),
+        (["--corpora=emodb"], "Unknown command line flag 'corpora'"),
+        (["--corpus=emodb", "--features=mel"], "authors_code"),
+    ],
+)
+def test_bad_command_lines_are_one_line(tmp_path, arguments, sentence):
+    done = command(*(a.replace("--out=", f"--out={tmp_path}/") for a in arguments))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert sentence in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unwritable_outputs(tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.npz").mkdir()
+    for out in (tmp_path / "file" / "x.npz", Path("/proc/x.npz"), tmp_path / ("x" * 300) / "a.npz"):
+        with pytest.raises(UserError, match="cannot write --out="):
+            check_out(out)
+    with pytest.raises(UserError, match=r"is no name of a \.npz file"):
+        check_out(tmp_path / "folder.npz")
+
+
+@needs_shared
+def test_real_corpus_matches_its_readme():
+    dataset, skipped, _ = prepare("emodb", SHARED / "corpora" / "emodb", PAPER)
+    assert skipped == []
+    assert report(skipped) == ""
+    header, row = (line.split() for line in table(dataset).splitlines())
+    assert dict(zip(header, row, strict=False)) == {
+        **{"language": "de", "clips": "535", "anger": "127", "boredom": "81", "disgust": "46"},
+        **{"fear": "69", "happiness": "71", "neutral": "79", "sadness": "62", "speakers": "10"},
+        "mean": "2.78",
+    }
