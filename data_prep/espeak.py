@@ -32,6 +32,8 @@ def speak(
 ) -> tuple[Float64[np.ndarray, " samples"], int]:
     """Reads `text` aloud; the same arguments give the same samples, whatever was said before.
 
+    One thread of a process at a time: threads would share one copy of the library.
+
     Args:
         text: one or more sentences in the voice's language.
         voice: language and variant, such as "it+f3".

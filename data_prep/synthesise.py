@@ -12,8 +12,8 @@ writes a folder of 16-bit WAV files (and the table that describes them) of one `
 
 The speech is eSpeak NG's. eSpeak NG is GPL-3, and only this command loads it (`data_prep.espeak`).
 Emotions differ in prosody and voice quality, speakers in voice; results on this speech mean nothing
-about people's. A clip depends on its own file name and `--seed` alone, to the byte: not on the
-other clips, nor on the number of processes.
+about people's. On one machine a clip depends on its own file name and `--seed` alone, to the byte:
+not on the other clips, nor on the number of processes.
 """
 
 import csv
@@ -23,7 +23,6 @@ import os
 import signal
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,31 +43,30 @@ VOICES = ("f1", "m1", "f2", "m3", "f4", "m6")
 
 
 class Prosody(NamedTuple):
-    """How a sentence is spoken. The fields add up: emotion + speaker + clip."""
+    """How a sentence is spoken. The fields add up: usual + emotion + speaker + clip."""
 
-    rate: float  # log of the factor to the usual speed
+    rate: float  # natural logarithm of words a minute
     pitch: float  # eSpeak NG's units, about a hundredth of the range from low to high
     pitch_range: float  # the same units
     level: float  # dB
     tilt: float  # zero of a first-order filter: above 0 bright, below 0 dull
-    breath: float  # aspiration noise, as a part of the speech
+    breath: float  # aspiration noise, its RMS as a part of the speech's
 
 
-USUAL = Prosody(
-    rate=np.log(150.0), pitch=42.0, pitch_range=45.0, level=-27.0, tilt=0.0, breath=0.04
-)
+USUAL = Prosody(rate=np.log(147.0), pitch=42.0, pitch_range=45.0, level=-29.0, tilt=0.0, breath=0.1)
 # Directions after Juslin & Laukka, "Communication of emotions in vocal expression and music
 # performance", Psychological Bulletin 129 (2003); the sizes, and disgust, are ours.
 EMOTIONS = {
+    # rate, pitch, range, level, tilt, breath: differences from the usual
     "anger": Prosody(0.10, 10.0, 22.0, 5.0, 0.45, 0.0),
-    "disgust": Prosody(-0.10, -12.0, 5.0, 0.0, 0.15, 0.02),
-    "fear": Prosody(0.16, 20.0, -15.0, -1.0, 0.1, 0.12),
+    "disgust": Prosody(-0.10, -12.0, 5.0, 0.0, 0.15, 0.03),
+    "fear": Prosody(0.16, 20.0, -15.0, -1.0, 0.1, 0.2),
     "happiness": Prosody(0.04, 16.0, 32.0, 2.5, 0.25, 0.0),
-    "sadness": Prosody(-0.18, -10.0, -22.0, -4.0, -0.35, 0.08),
+    "sadness": Prosody(-0.18, -10.0, -22.0, -4.0, -0.35, 0.15),
     "neutral": Prosody(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
 }
-SPEAKER_SPREAD = Prosody(0.06, 7.0, 8.0, 2.0, 0.12, 0.02)
-CLIP_SPREAD = Prosody(0.08, 7.0, 10.0, 2.0, 0.15, 0.03)
+SPEAKER_SPREAD = Prosody(0.05, 6.0, 8.0, 1.5, 0.08, 0.03)
+CLIP_SPREAD = Prosody(0.06, 5.0, 8.0, 1.5, 0.10, 0.04)
 """Standard deviations: wide enough that the emotions of different speakers overlap."""
 
 EMOFILM_CODES = {
@@ -138,38 +136,16 @@ def silence_clips(clips_per_class: int) -> list[Clip]:
     ]
 
 
-def _draw(spread: Prosody, *entropy: int) -> Prosody:
-    return Prosody(*np.random.default_rng(entropy).normal(0.0, spread))
-
-
-def _add(*parts: Prosody) -> Prosody:
-    return Prosody(*np.sum(parts, axis=0))
-
-
 def voice_quality(
     speech: Float64[np.ndarray, " samples"], prosody: Prosody, rng: np.random.Generator
 ) -> Float64[np.ndarray, " samples"]:
     """Gives `speech` the breath, the tilt and the level of `prosody`, within -1 and 1."""
-    # Aspiration follows the speech: white noise times its envelope, smoothed over some 10 ms.
-    envelope = lfilter([0.005], [1.0, -0.995], np.abs(speech))
-    breathy = speech + max(prosody.breath, 0.0) * 4 * envelope * rng.standard_normal(len(speech))
+    # Aspiration follows the speech: white noise times the RMS of the last 10 ms or so.
+    envelope = np.sqrt(lfilter([0.005], [1.0, -0.995], speech**2))
+    breathy = speech + max(prosody.breath, 0.0) * envelope * rng.standard_normal(len(speech))
     tilted = lfilter([1.0, -np.clip(prosody.tilt, -0.9, 0.9)], [1.0], breathy)
     loud = tilted * 10 ** (prosody.level / 20) / np.sqrt(np.mean(tilted**2))
     return loud * min(1.0, 0.99 / np.max(np.abs(loud)))
-
-
-def say(
-    clip: Clip, prosody: Prosody, rng: np.random.Generator
-) -> tuple[Float64[np.ndarray, " samples"], int]:
-    """The samples of a clip of speech, within -1 and 1, and their rate in Hz."""
-    speech, sample_rate = speak(
-        SENTENCES[clip.language][clip.scene],
-        clip.speaker,
-        rate=np.exp(prosody.rate),
-        pitch=np.clip(prosody.pitch, 0, 99),
-        pitch_range=np.clip(prosody.pitch_range, 0, 99),
-    )
-    return voice_quality(speech, prosody, rng), sample_rate
 
 
 def render(clip: Clip, seed: int) -> tuple[Float64[np.ndarray, " samples"], int]:
@@ -181,13 +157,17 @@ def render(clip: Clip, seed: int) -> tuple[Float64[np.ndarray, " samples"], int]
     rng = np.random.default_rng([seed, *clip.path.encode()])
     if clip.label == "silence":
         return noise.silence(rng), noise.SAMPLE_RATE
-    prosody = _add(
-        USUAL,
-        EMOTIONS[clip.label],
-        _draw(SPEAKER_SPREAD, seed, *clip.speaker.encode()),
-        Prosody(*rng.normal(0.0, CLIP_SPREAD)),
+    speaker_rng = np.random.default_rng([seed, *clip.speaker.encode()])
+    habit = speaker_rng.normal(0.0, SPEAKER_SPREAD)
+    prosody = Prosody(*(habit + rng.normal(EMOTIONS[clip.label], CLIP_SPREAD) + USUAL))
+    speech, sample_rate = speak(
+        SENTENCES[clip.language][clip.scene],
+        clip.speaker,
+        rate=np.exp(prosody.rate),
+        pitch=np.clip(prosody.pitch, 0, 99),
+        pitch_range=np.clip(prosody.pitch_range, 0, 99),
     )
-    return say(clip, prosody, rng)
+    return voice_quality(speech, prosody, rng), sample_rate
 
 
 def _write_clip(clip: Clip, folder: Path, seed: int) -> float:
@@ -224,12 +204,11 @@ def plan(kind: str, languages: Sequence[str], clips_per_class: int) -> list[Clip
     if kind == "silence":
         return silence_clips(clips_per_class)
     known = EMOFILM_LANGUAGES if kind == "emofilm" else tuple(SENTENCES)
-    for language in languages:
-        if language not in known:
-            raise UserError(
-                f"--kind={kind} does not speak {language!r}; choose --languages among "
-                f"{','.join(known)}"
-            )
+    if not languages or set(languages) - set(known):
+        raise UserError(
+            f"--languages={','.join(languages)} is not what --kind={kind} speaks; choose from "
+            f"{','.join(known)}"
+        )
     if kind == "neutral":
         return neutral_clips(languages, clips_per_class)
     if clips_per_class > MAX_EMOFILM_CLIPS:
@@ -263,7 +242,7 @@ def synthesise(
     folder = Path(out_dir).resolve()
     try:
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{out_dir} is not empty; give --out_dir a new folder, or remove it")
+            raise UserError(f"{folder} is not empty; give --out_dir a new folder, or remove it")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"
@@ -275,24 +254,23 @@ def synthesise(
             partial.replace(folder)
     except OSError as error:
         raise UserError(
-            f"cannot write {out_dir}: {error.strerror or error}; give --out_dir a folder that is "
+            f"cannot write {folder}: {error.strerror or error}; give --out_dir a folder that is "
             "new or empty, on a disk that is writable and has room"
         ) from error
     return seconds
 
 
 def _write_clips(folder: Path, clips: Sequence[Clip], seed: int, processes: int | None) -> float:
+    write = functools.partial(_write_clip, folder=folder, seed=seed)
     # Spawned, not forked: the caller may have threads. Ctrl-C is the parent's to handle.
-    pool = ProcessPoolExecutor(
-        processes,
-        multiprocessing.get_context("spawn"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),
-    )
-    total = 0.0
-    with pool, console.progress("Synthesising", len(clips), " clips") as bar:
-        write = functools.partial(_write_clip, folder=folder, seed=seed)
-        for seconds in pool.map(write, clips, chunksize=5):
+    with (
+        multiprocessing.get_context("spawn").Pool(
+            processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+        ) as pool,
+        console.progress("Synthesising", len(clips), " clips") as bar,
+    ):
+        total = 0.0
+        for seconds in pool.imap(write, clips, chunksize=5):
             total += seconds
             bar.update()
     return total / len(clips)
