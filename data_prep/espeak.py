@@ -57,6 +57,7 @@ def speak(
 
     with _fresh_library() as (library, data_path):
         sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, data_path, _DONT_EXIT)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))  # it was seeded with the time of day
         library.espeak_SetSynthCallback(collect)
         if sample_rate <= 0 or library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UserError(
