@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn, TextIO
 
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 LOG_SECONDS = 10.0
@@ -43,6 +43,7 @@ def run(main: Callable[[], int | None]) -> None:
         return rest
 
     def guarded(_: list[str]) -> int | None:
+        logging.set_verbosity(logging.WARNING)
         try:
             return main()
         except UserError as error:

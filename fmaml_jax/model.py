@@ -9,16 +9,16 @@ statistics (transductive when the set is the query: a prediction then depends on
 by statistics taken from another set (inductive when they come from the support).
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float, Float32, PyTree
+
+from fmaml_jax.convolution import patches_conv
 
 INPUT_FRAMES = 40
 BLOCKS = 4
@@ -38,74 +38,30 @@ def pool_time(
     return np.einsum("ft,ctk->cfk", weights.astype(np.float32), features, optimize=True)
 
 
-def patches_conv(
-    images: Float[Array, "batch rows columns channels"],
-    kernel: Float[Array, "height width channels filters"],
-    window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
-    **_: Any,
-) -> Float[Array, "batch out_rows out_columns filters"]:
-    """`lax.conv_general_dilated` (NHWC, HWIO, no dilation) as slices and one matrix product.
+class _Convolution(nn.Module):
+    filters: int
+    function: Callable[[Array, Array], Array]
 
-    With parameters of its own for each task, `vmap` makes of `lax.conv` a grouped convolution,
-    which XLA runs tens of times slower on CPU. A matrix product stays a matrix product. Rows and
-    columns are first viewed in groups of the stride, so that every slice is contiguous.
-    """
-    size = kernel.shape[:2]
-    out = [
-        (extent + sum(pad) - k) // stride + 1
-        for extent, pad, k, stride in zip(
-            images.shape[1:3], padding, size, window_strides, strict=True
-        )
-    ]
-    # Groups of `stride` rows that the last window reaches into; the end is padded (or cut) to them.
-    groups = [
-        o + (k - 1) // stride for o, k, stride in zip(out, size, window_strides, strict=True)
-    ]
-    ends = [
-        (low, group * stride - extent - low, 0)
-        for (low, _), group, stride, extent in zip(
-            padding, groups, window_strides, images.shape[1:3], strict=True
-        )
-    ]
-    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *ends, (0, 0, 0)])
-    (rows, columns), (row_stride, column_stride) = groups, window_strides
-    grouped = padded.reshape(
-        images.shape[0], rows, row_stride, columns, column_stride, images.shape[3]
-    )
-    patches = [
-        grouped[
-            :,
-            i // row_stride : i // row_stride + out[0],
-            i % row_stride,
-            j // column_stride : j // column_stride + out[1],
-            j % column_stride,
-        ]
-        for i in range(size[0])
-        for j in range(size[1])
-    ]
-    return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, kernel.shape[-1])
+    @nn.compact
+    def __call__(self, maps: Array) -> Array:
+        shape = (3, 3, maps.shape[-1], self.filters)
+        kernel = self.param("kernel", nn.initializers.he_normal(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.filters,))
+        return self.function(maps, kernel) + bias
 
 
 class _Cnn(nn.Module):
     classes: int
     filters: int
-    convolution: Callable[..., Array]
+    convolution: Callable[[Array, Array], Array]
 
     @nn.compact
     def __call__(self, clips: Array, stored_statistics: bool) -> Array:
         maps = clips[..., None]
         for _ in range(BLOCKS):
-            maps = nn.Conv(
-                self.filters,
-                kernel_size=(3, 3),
-                strides=(2, 2),
-                padding=1,
-                conv_general_dilated=self.convolution,
-                kernel_init=nn.initializers.he_normal(),
-            )(maps)
+            maps = nn.relu(_Convolution(self.filters, self.convolution)(maps))
             # Momentum 0: the "running average" is the statistics of this very set of clips.
-            maps = nn.BatchNorm(use_running_average=stored_statistics, momentum=0.0)(nn.relu(maps))
+            maps = nn.BatchNorm(use_running_average=stored_statistics, momentum=0.0)(maps)
         return nn.Dense(self.classes)(maps.reshape(maps.shape[0], -1))
 
 
@@ -128,7 +84,7 @@ def make_model(
     classes: int,
     coefficients: int = 40,
     filters: int = 64,
-    convolution: Callable[..., Array] = patches_conv,
+    convolution: Callable[[Array, Array], Array] = patches_conv,
 ) -> Model:
     """The paper's CNN for inputs of `INPUT_FRAMES` x `coefficients`.
 
@@ -136,7 +92,7 @@ def make_model(
         classes: outputs, N + F.
         coefficients: MFCCs a frame.
         filters: filters of each convolution; 64 in the paper.
-        convolution: `patches_conv`, or `lax.conv_general_dilated` as the reference.
+        convolution: `patches_conv` or `reference_conv`.
     """
     cnn = _Cnn(classes, filters, convolution)
 

@@ -1,0 +1,154 @@
+"""Every setting of a run: one frozen dataclass, from which the flags are made."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from absl import flags
+
+from data_prep.console import UserError
+from fmaml_jax.learners import LEARNERS
+
+BATCH_NORM_MODES = ("transductive", "inductive")
+
+
+def _setting(default: Any, help_text: str, **limits: Any) -> Any:
+    return dataclasses.field(default=default, metadata={"help": help_text, **limits})
+
+
+@dataclass(frozen=True)
+class Config:
+    """A run's settings, each a flag of the same name; `check` says what is allowed."""
+
+    data: tuple[str, ...] = _setting((), "prepared .npz files, comma-separated")
+    target: str = _setting("", "language code of the target, held out of meta-training")
+    method: str = _setting("fmaml", "learner", choices=tuple(LEARNERS))
+    shots: int = _setting(5, "K, support clips of each emotion", least=1)
+    seed: int = _setting(0, "seed of the initialisation and of every episode", least=0)
+    meta_steps: int = _setting(600, "meta-training steps (outer updates)", least=1)
+    run_dir: str = _setting("", "folder of the run's outputs; an interrupted run continues in it")
+
+    emotions: tuple[str, ...] = _setting(
+        ("anger", "disgust", "fear", "happiness", "sadness"), "the N classes that are adapted"
+    )
+    fixed: tuple[str, ...] = _setting(
+        ("neutral", "silence"), "the F fixed classes, last in the output; none: --fixed="
+    )
+
+    inner_lr: float = _setting(0.1, "alpha, inner learning rate", above=0)
+    inner_steps: int = _setting(5, "inner steps in meta-training", least=1)
+    test_inner_steps: int = _setting(5, "inner steps in validation and evaluation", least=1)
+    first_order: bool = _setting(False, "treat inner gradients as constants (FOMAML)")
+    outer_lr: float = _setting(0.001, "beta, Adam's learning rate", above=0)
+    task_batch: int = _setting(16, "tasks in a meta-step", least=1)
+    query_per_class: int = _setting(5, "query clips of each class in a training task", least=1)
+    batch_norm: str = _setting(
+        "transductive",
+        "normalise training queries by their own statistics or by the support's",
+        choices=BATCH_NORM_MODES,
+    )
+    filters: int = _setting(64, "filters of each convolution", least=1)
+    task_chunk: int = _setting(
+        0, "tasks computed at once, a divisor of --task_batch; 0: as suits the backend", least=0
+    )
+
+    val_fraction: float = _setting(
+        0.2,
+        "share of each source class, in whole speakers, held out to select on",
+        above=0,
+        below=1,
+    )
+    val_episodes: int = _setting(50, "validation tasks", least=1)
+    eval_every: int = _setting(25, "meta-steps between validations and checkpoints", least=1)
+
+    episodes: int = _setting(100, "test episodes", least=2)
+    test_query_per_class: int = _setting(25, "query clips of each emotion in a test", least=1)
+    test_query_per_fixed_class: int = _setting(
+        25, "query clips of each fixed class in a test", least=1
+    )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the outputs: emotions first, fixed classes last."""
+        return self.emotions + self.fixed
+
+
+def define_flags() -> None:
+    """Defines one absl flag for each field of `Config`."""
+    for field in dataclasses.fields(Config):
+        name, default, help_text = field.name, field.default, field.metadata["help"]
+        match default:
+            case bool():
+                flags.DEFINE_bool(name, default, help_text)
+            case int():
+                flags.DEFINE_integer(name, default, help_text)
+            case float():
+                flags.DEFINE_float(name, default, help_text)
+            case tuple():
+                flags.DEFINE_list(name, list(default), help_text)
+            case _:
+                choices = field.metadata.get("choices")
+                help_text += f" ({' | '.join(choices)})" if choices else ""
+                flags.DEFINE_string(name, default, help_text)
+
+
+def config_from_flags(values: flags.FlagValues) -> Config:
+    """The checked `Config` of parsed flags.
+
+    Raises:
+        UserError: see `check`.
+    """
+    settings = {field.name: values[field.name].value for field in dataclasses.fields(Config)}
+    config = Config(
+        **{
+            name: tuple(item.strip() for item in value) if isinstance(value, list) else value
+            for name, value in settings.items()
+        }
+    )
+    check(config)
+    return config
+
+
+def check(config: Config) -> None:
+    """Refuses what could not run, before any work.
+
+    Raises:
+        UserError: a required flag is missing, a value is out of range or two contradict.
+    """
+    for name, example in (
+        ("data", "--data=data/emodb.npz,data/silence.npz"),
+        ("target", "--target=es"),
+        ("run_dir", "--run_dir=runs/spanish_5shot"),
+    ):
+        if not any(getattr(config, name)):
+            raise UserError(f"--{name} is missing; for example {example}")
+    for field in dataclasses.fields(config):
+        value, limits = getattr(config, field.name), field.metadata
+        if "least" in limits and value < limits["least"]:
+            raise UserError(f"--{field.name}={value} is too small; give at least {limits['least']}")
+        if "above" in limits and not value > limits["above"]:
+            raise UserError(
+                f"--{field.name}={value} is too small; give more than {limits['above']}"
+            )
+        if "below" in limits and not value < limits["below"]:
+            raise UserError(
+                f"--{field.name}={value} is too large; give less than {limits['below']}"
+            )
+        if "choices" in limits and value not in limits["choices"]:
+            raise UserError(
+                f"--{field.name}={value} is unknown; choose from {', '.join(limits['choices'])}"
+            )
+    if len(config.emotions) < 2:
+        raise UserError("--emotions needs at least two classes to tell apart")
+    if "" in config.classes:
+        raise UserError("--emotions and --fixed have an empty name; write names between commas")
+    if repeated := sorted({name for name in config.classes if config.classes.count(name) > 1}):
+        raise UserError(
+            f"{', '.join(repeated)} stands twice in --emotions and --fixed; name a class once"
+        )
+    if repeated := sorted({path for path in config.data if config.data.count(path) > 1}):
+        raise UserError(f"--data names {', '.join(repeated)} twice; its clips would leak")
+    if config.task_chunk and config.task_batch % config.task_chunk:
+        raise UserError(
+            f"--task_chunk={config.task_chunk} does not divide --task_batch={config.task_batch}"
+        )

@@ -1,0 +1,209 @@
+"""Prepared corpora joined, and their clips dealt out to training, validation and test.
+
+NumPy only. A `Pool` holds, for each class in the order of the outputs, the clips that tasks of one
+language may draw. Two rules keep a result honest: the target language is in no pool but the
+test's, and validation holds whole source speakers that training never hears.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int, Shaped
+
+from data_prep import dataset
+from data_prep.console import UserError
+from data_prep.dataset import NO_LANGUAGE
+
+Pool = tuple[Int[np.ndarray, " clips"], ...]
+ClipNames = Shaped[np.ndarray, " clips"]
+
+
+class Clips(NamedTuple):
+    """The clips of all prepared corpora, one after the other; `hashes` by file of --data."""
+
+    features: Float32[np.ndarray, "clips frames coeffs"]
+    labels: ClipNames
+    languages: ClipNames
+    speakers: ClipNames
+    scenes: ClipNames
+    names: ClipNames
+    corpora: ClipNames
+    hashes: dict[str, str]
+    feature_config: dict[str, str | int | float]
+
+
+class Split(NamedTuple):
+    """Where each part of a run draws its clips: a pool for each language it uses."""
+
+    train: dict[str, Pool]
+    val: dict[str, Pool]
+    test: dict[str, Pool]
+
+
+def load_clips(paths: Sequence[str]) -> Clips:
+    """Reads and joins the .npz files that `data_prep.prepare` wrote.
+
+    Raises:
+        UserError: a file cannot be used (see `dataset.load`), two files have the same content, or
+            their features were made in different ways.
+    """
+    parts = [dataset.load(path) for path in paths]
+    hashes = {path: part.content_hash for path, part in zip(paths, parts, strict=True)}
+    first_with: dict[str, str] = {}
+    for path, part in zip(paths, parts, strict=True):
+        if (other := first_with.setdefault(hashes[path], path)) != path:
+            raise UserError(f"{path} and {other} have the same content; name one of them in --data")
+        ours, reference = part.feature_config, parts[0].feature_config
+        if ours != reference:
+            keys = sorted(
+                k for k in ours.keys() | reference.keys() if ours.get(k) != reference.get(k)
+            )
+            raise UserError(
+                f"{path} and {paths[0]} hold different features ("
+                + ", ".join(f"{key}: {ours.get(key)} and {reference.get(key)}" for key in keys)
+                + "); prepare both with the same flags"
+            )
+
+    def join(field: str) -> np.ndarray:
+        return np.concatenate([getattr(part, field) for part in parts])
+
+    return Clips(
+        features=join("features"),
+        labels=join("labels"),
+        languages=join("languages"),
+        speakers=join("speakers"),
+        scenes=join("scenes"),
+        names=join("names"),
+        corpora=np.concatenate([np.repeat(part.corpus, len(part.labels)) for part in parts]),
+        hashes=hashes,
+        feature_config=parts[0].feature_config,
+    )
+
+
+def split_clips(
+    clips: Clips,
+    *,
+    target: str,
+    emotions: Sequence[str],
+    fixed: Sequence[str],
+    val_fraction: float,
+) -> Split:
+    """Deals the clips out to meta-training, validation and test.
+
+    The split follows from the data alone: it is the same for every method and seed. A fixed class
+    is drawn from the task's own language where that is recorded, else from the clips that have no
+    language, of which training, validation and test get 60, 20 and 20 per cent.
+
+    Args:
+        clips: all clips.
+        target: the language held out of meta-training.
+        emotions: the N classes to adapt.
+        fixed: the F fixed classes.
+        val_fraction: least share of each class's clips, of each source language, in validation.
+
+    Raises:
+        UserError: there is no target or no source language.
+    """
+    languages = sorted(set(clips.languages) - {NO_LANGUAGE})
+    found = f"found {', '.join(languages) or 'none'} in --data"
+    if target not in languages:
+        raise UserError(f"--target={target} has no clips; {found}")
+    sources = [language for language in languages if language != target]
+    if not sources:
+        raise UserError(f"no language is left to train on beside --target={target}; {found}")
+
+    def pool(language: str, part: int, chosen: Bool[np.ndarray, " clips"]) -> Pool:
+        """The language's clips among `chosen`; fixed classes it lacks, from their shared part."""
+        classes = []
+        for label in (*emotions, *fixed):
+            own = (clips.languages == language) & (clips.labels == label)
+            if label in fixed and not own.any():
+                classes.append(_shared_parts(clips, label)[part])
+            else:
+                classes.append(np.flatnonzero(own & chosen))
+        return tuple(classes)
+
+    held_out = {
+        source: _held_out(clips, source, (*emotions, *fixed), val_fraction) for source in sources
+    }
+    return Split(
+        train={source: pool(source, 0, ~held_out[source]) for source in sources},
+        val={source: pool(source, 1, held_out[source]) for source in sources},
+        test={target: pool(target, 2, clips.languages == target)},
+    )
+
+
+class Scale(NamedTuple):
+    """What the network's input is standardised by."""
+
+    mean: Float32[np.ndarray, " coeffs"]
+    deviation: Float32[np.ndarray, " coeffs"]
+
+
+def training_scale(features: Float32[np.ndarray, "clips time coeffs"], split: Split) -> Scale:
+    """Mean and deviation of each coefficient over all frames of the meta-training clips."""
+    used = np.unique(np.concatenate([np.concatenate(pool) for pool in split.train.values()]))
+    frames = features[used].reshape(-1, features.shape[-1])
+    return Scale(frames.mean(axis=0), frames.std(axis=0) + np.float32(1e-6))
+
+
+def require_clips(
+    pools: dict[str, Pool],
+    classes: Sequence[str],
+    needed: Sequence[int],
+    flags: str,
+) -> None:
+    """Checks that tasks can be drawn.
+
+    Args:
+        pools: the clips of each class, by language.
+        classes: their names.
+        needed: clips that a task draws from each class.
+        flags: the flags that make up these numbers, for the message.
+
+    Raises:
+        UserError: names the class, the language, the clips there are and the clips needed.
+    """
+    for language, pool in pools.items():
+        for label, clips, count in zip(classes, pool, needed, strict=True):
+            if len(clips) < count:
+                raise UserError(
+                    f"class {label} of language {language} has {len(clips)} clips where a task "
+                    f"needs {count}; add clips, lower {flags}, or change --emotions or --fixed"
+                )
+
+
+def _shared_parts(clips: Clips, label: str) -> list[Int[np.ndarray, " clips"]]:
+    indices = np.flatnonzero((clips.languages == NO_LANGUAGE) & (clips.labels == label))
+    shuffled = np.asarray(sorted(indices, key=lambda i: _shuffling_key(clips.names[i])), int)
+    return np.split(shuffled, [int(0.6 * len(shuffled)), int(0.8 * len(shuffled))])
+
+
+def _held_out(
+    clips: Clips, language: str, classes: Iterable[str], fraction: float
+) -> Bool[np.ndarray, " clips"]:
+    """Marks whole speakers of a language until each class has its share of clips.
+
+    Where a speaker is unknown the scene stands for it, and where that is unknown the clip.
+    """
+    of_language = clips.languages == language
+    known = np.where(clips.speakers != "", clips.speakers, clips.scenes)
+    known = np.where(known != "", known, clips.names)
+    speakers = np.char.add(np.char.add(clips.corpora, "/"), known)
+    share = {label: fraction * np.sum(of_language & (clips.labels == label)) for label in classes}
+    marked = np.zeros(len(speakers), bool)
+    for speaker in sorted(set(speakers[of_language]), key=_shuffling_key):
+        members = of_language & (speakers == speaker)
+        if any(
+            np.sum(marked & (clips.labels == label)) < share[label]
+            for label in share.keys() & set(clips.labels[members])
+        ):
+            marked |= members
+    return marked
+
+
+def _shuffling_key(name: str) -> str:
+    """Sorting by this shuffles names, in the same way on every machine."""
+    return hashlib.sha256(name.encode()).hexdigest()

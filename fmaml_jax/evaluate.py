@@ -1,0 +1,167 @@
+"""Evaluation: predictions of seeded episodes, and the figures drawn from them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Float32, Int
+from scipy import stats
+
+from fmaml_jax.data import Pool
+from fmaml_jax.episodes import Episodes, TaskShape, sample
+from fmaml_jax.learners.interface import Learner
+from fmaml_jax.maml import Params, Task
+
+EPISODES_PER_CALL = 10
+
+
+class Predictions(NamedTuple):
+    """Query logits before adaptation (step 0) and after each inner step, and the true labels."""
+
+    logits: Float32[np.ndarray, "episodes steps queries classes"]
+    labels: Int[np.ndarray, "episodes queries"]
+
+
+def gather(features: Float[Array, "clips time coeffs"], episodes: Episodes) -> Task:
+    """The tasks of `episodes`, their clips taken from features that stay on the device."""
+    return Task(
+        features[episodes.support],
+        episodes.support_labels,
+        features[episodes.query],
+        episodes.query_labels,
+    )
+
+
+def make_predict(learner: Learner, chunk: int) -> Callable[..., Array]:
+    """A jitted (params, features, episodes, mode) -> logits [episodes, steps, queries, classes].
+
+    Args:
+        learner: the method.
+        chunk: episodes computed at once.
+    """
+
+    @partial(jax.jit, static_argnames="batch_norm")
+    def predict(
+        params: Params, features: Array, episodes: Episodes, batch_norm: str
+    ) -> Float[Array, "episodes steps queries classes"]:
+        def one(episode: Episodes) -> Array:
+            return learner.predict(params, gather(features, episode), batch_norm)
+
+        return jax.lax.map(one, episodes, batch_size=chunk)
+
+    return predict
+
+
+def predict_episodes(
+    predict: Callable[..., Array],
+    params: Params,
+    features: Float[Array, "clips time coeffs"],
+    pools: Mapping[str, Pool],
+    shape: TaskShape,
+    *,
+    seed: int,
+    split: str,
+    episodes: int,
+    batch_norm: str,
+    report: Callable[[int], Any] = lambda done: None,
+) -> Predictions:
+    """Predicts episodes 0, 1, ... of a split.
+
+    Args:
+        predict: from `make_predict`.
+        params: the learner's parameters.
+        features: all clips.
+        pools: clips to draw from, by language and class.
+        shape: clips to draw for a task.
+        seed: seed of the episodes.
+        split: "val" or "test".
+        episodes: how many.
+        batch_norm: "transductive" or "inductive".
+        report: is told after each call how many more episodes are done.
+    """
+    logits, labels = [], []
+    for start in range(0, episodes, EPISODES_PER_CALL):
+        # Always the same number, so that one compiled program serves; the rest is cut off.
+        batch = sample(
+            pools,
+            shape,
+            seed=seed,
+            split=split,
+            step=start // EPISODES_PER_CALL,
+            tasks=EPISODES_PER_CALL,
+        )
+        logits.append(np.asarray(predict(params, features, batch, batch_norm=batch_norm)))
+        labels.append(batch.query_labels)
+        report(min(EPISODES_PER_CALL, episodes - start))
+    return Predictions(np.concatenate(logits)[:episodes], np.concatenate(labels)[:episodes])
+
+
+def log_loss(predictions: Predictions) -> Float[np.ndarray, "episodes steps"]:
+    """Mean cross-entropy of the queries, in nats, of each episode before and after each step."""
+    logits, labels = predictions.logits.astype(np.float64), predictions.labels
+    true = np.take_along_axis(logits, labels[:, None, :, None], axis=-1)[..., 0]
+    return (np.logaddexp.reduce(logits, axis=-1) - true).mean(axis=-1)
+
+
+def accuracy(predictions: Predictions) -> Float[np.ndarray, "episodes steps"]:
+    """Share of queries whose largest of all N + F outputs is the true class."""
+    return np.mean(predictions.logits.argmax(-1) == predictions.labels[:, None], axis=-1)
+
+
+def emotion_accuracy(predictions: Predictions, ways: int) -> Float[np.ndarray, "episodes steps"]:
+    """Share of emotion queries whose largest of the first N outputs is the true class.
+
+    It compares with a plain N-way classifier, which cannot answer a fixed class.
+    """
+    is_emotion = predictions.labels < ways
+    correct = predictions.logits[..., :ways].argmax(-1) == predictions.labels[:, None]
+    return np.sum(correct & is_emotion[:, None], axis=-1) / np.sum(is_emotion, axis=-1)[:, None]
+
+
+def recall(predictions: Predictions) -> Float[np.ndarray, "episodes steps classes"]:
+    """Recall of each class; its mean over the classes is the UAR."""
+    correct = predictions.logits.argmax(-1) == predictions.labels[:, None]
+    members = predictions.labels[..., None] == np.arange(predictions.logits.shape[-1])
+    hits = np.einsum("esq,eqc->esc", correct.astype(np.int64), members.astype(np.int64))
+    return hits / members.sum(axis=1)[:, None]
+
+
+def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
+    """Share of each true class's queries (row) given each answer (column), after the last step."""
+    classes = predictions.logits.shape[-1]
+    counts = np.zeros((classes, classes))
+    np.add.at(counts, (predictions.labels, predictions.logits[:, -1].argmax(-1)), 1)
+    return counts / counts.sum(axis=1, keepdims=True)
+
+
+def interval(per_episode: Float[np.ndarray, " episodes"]) -> dict[str, float]:
+    """Mean over episodes and half the width of its 95% interval (Student's t)."""
+    half = stats.sem(per_episode) * stats.t.ppf(0.975, len(per_episode) - 1)
+    return {"mean": round(float(np.mean(per_episode)), 6), "ci95": round(float(half), 6)}
+
+
+def summarise(predictions: Predictions, classes: Sequence[str], ways: int) -> dict:
+    """The figures of one batch-norm mode as they stand in `results.json`."""
+    accuracies, emotion_accuracies = accuracy(predictions), emotion_accuracy(predictions, ways)
+    recalls = recall(predictions)
+
+    def figures(step: int) -> dict[str, dict[str, float]]:
+        return {
+            "accuracy": interval(accuracies[:, step]),
+            "emotion_accuracy": interval(emotion_accuracies[:, step]),
+            "uar": interval(recalls[:, step].mean(axis=-1)),
+        }
+
+    return {
+        **figures(-1),
+        "recall": dict(zip(classes, np.round(recalls[:, -1].mean(0), 6).tolist(), strict=True)),
+        "before_adaptation": figures(0),
+        "by_inner_step": {
+            "loss": np.round(log_loss(predictions).mean(axis=0), 6).tolist(),
+            "accuracy": np.round(accuracies.mean(axis=0), 6).tolist(),
+        },
+        "confusion": np.round(confusion(predictions), 6).tolist(),
+    }

@@ -1,0 +1,25 @@
+"""What training and evaluation ask of a method."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jax import Array
+from jaxtyping import Float, Scalar
+
+from fmaml_jax.maml import Params, Task
+
+
+class Learner(NamedTuple):
+    """A method as three pure functions of one task; the callers batch, differentiate and jit.
+
+    Attributes:
+        init: key -> parameters.
+        loss: (parameters, task) -> (query loss to minimise, query accuracy).
+        predict: (parameters, task, batch-norm mode) -> query logits before adaptation and after
+            each step of it, without using the query labels. A method that does not adapt in steps
+            returns its logits alone, with `steps` = 1.
+    """
+
+    init: Callable[[Array], Params]
+    loss: Callable[[Params, Task], tuple[Scalar, Scalar]]
+    predict: Callable[[Params, Task, str], Float[Array, "steps queries classes"]]

@@ -1,0 +1,109 @@
+"""The pictures of a run folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+# Okabe and Ito's colours, told apart by colour-blind readers; line styles serve in print.
+TRAIN, VALIDATION, TRANSDUCTIVE, INDUCTIVE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+
+
+def _smooth(values: Sequence[float], width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means over windows of `width` values, and the index at the middle of each."""
+    kernel = np.ones(width) / width
+    means = np.convolve(values, kernel, mode="valid")
+    return np.arange(len(means)) + (width - 1) / 2, means
+
+
+def convergence(path: Path, metrics: Sequence[dict], results: dict) -> None:
+    """The paper's figure 3: query loss and accuracy by meta-step and by inner step.
+
+    Args:
+        path: PNG file to write.
+        metrics: the lines of `metrics.jsonl`.
+        results: the content of `results.json`.
+    """
+    training = [line for line in metrics if "loss" in line]
+    validation = [line for line in metrics if "val_loss" in line]
+    width = max(1, len(training) // 50)
+    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharey="row", layout="constrained")
+    for row, quantity in enumerate(("loss", "accuracy")):
+        by_step, by_inner_step = axes[row]
+        steps = np.array([line["step"] for line in training])
+        middle, means = _smooth([line[quantity] for line in training], width)
+        by_step.plot(np.interp(middle, np.arange(len(steps)), steps), means, color=TRAIN)
+        by_step.plot(
+            [line["step"] for line in validation],
+            [line[f"val_{quantity}"] for line in validation],
+            "o--",
+            color=VALIDATION,
+            markersize=3,
+        )
+        for mode, colour, style in (
+            ("transductive", TRANSDUCTIVE, "o-"),
+            ("inductive", INDUCTIVE, "s--"),
+        ):
+            by_inner_step.plot(
+                results[mode]["by_inner_step"][quantity], style, color=colour, label=mode
+            )
+        by_step.set_ylabel(f"query {quantity}")
+    for axis in axes[1]:
+        axis.axhline(results["chance"], color="grey", linestyle=":", linewidth=1)
+        axis.set_ylim(0, 1)
+    axes[0, 0].legend(
+        [
+            f"training tasks (mean of {width} steps)" if width > 1 else "training tasks",
+            "held-out source speakers",
+        ]
+    )
+    axes[0, 1].legend(title="batch norm")
+    axes[0, 0].set_title("meta-training")
+    axes[0, 1].set_title(f"adaptation to {results['target']}, {results['episodes']} episodes")
+    axes[1, 0].set_xlabel("meta-step")
+    axes[1, 1].set_xlabel("inner step")
+    axes[1, 1].xaxis.get_major_locator().set_params(integer=True)
+    axes[1, 1].text(
+        0, 1 / (results["ways"] + results["fixed"]), "chance", color="grey", va="bottom"
+    )
+    figure.suptitle(_title(results))
+    _save(figure, path)
+
+
+def confusion(path: Path, classes: Sequence[str], results: dict) -> None:
+    """Confusion matrices of both batch-norm modes; rows are true classes and add up to 100%.
+
+    Args:
+        path: PNG file to write.
+        classes: names in the order of the outputs.
+        results: the content of `results.json`.
+    """
+    modes = ("transductive", "inductive")
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True, layout="constrained")
+    for axis, mode in zip(axes, modes, strict=True):
+        shares = 100 * np.asarray(results[mode]["confusion"])
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        for (row, column), share in np.ndenumerate(shares):
+            shade = "white" if share > 55 else "black"
+            axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=shade)
+        axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
+        axis.set_yticks(range(len(classes)), classes)
+        axis.set_xlabel("answer")
+        uar = results[mode]["uar"]
+        axis.set_title(f"{mode} batch norm, UAR {100 * uar['mean']:.1f}%")
+    axes[0].set_ylabel("true class")
+    figure.suptitle(_title(results) + ", % of the true class's queries")
+    _save(figure, path)
+
+
+def _title(results: dict) -> str:
+    return f"{results['method']}, target {results['target']}, {results['shots']}-shot"
+
+
+def _save(figure: plt.Figure, path: Path) -> None:
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,159 @@
+"""One run from data to results: load, split, check, meta-train, evaluate, write the run folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from data_prep.console import UserError, progress
+from fmaml_jax import evaluate, plots
+from fmaml_jax.config import BATCH_NORM_MODES, Config
+from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
+from fmaml_jax.episodes import TaskShape, validation_tasks
+from fmaml_jax.learners import LEARNERS
+from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
+from fmaml_jax.run_folder import describe, open_folder, write_json
+from fmaml_jax.train import task_chunk, train
+
+
+def task_shapes(config: Config) -> tuple[TaskShape, TaskShape]:
+    """The clips of a training task and of a test episode."""
+    ways, fixed = len(config.emotions), len(config.fixed)
+    training = TaskShape(ways, config.shots, (config.query_per_class,) * (ways + fixed))
+    test = TaskShape(
+        ways,
+        config.shots,
+        (config.test_query_per_class,) * ways + (config.test_query_per_fixed_class,) * fixed,
+    )
+    return training, test
+
+
+def load_split(config: Config) -> tuple[Clips, Split]:
+    """Loads the data of a run and checks that every task it asks for can be drawn.
+
+    Raises:
+        UserError: see `load_clips`, `split_clips` and `require_clips`.
+    """
+    clips = load_clips(config.data)
+    split = split_clips(
+        clips,
+        target=config.target,
+        emotions=config.emotions,
+        fixed=config.fixed,
+        val_fraction=config.val_fraction,
+    )
+    training, test = task_shapes(config)
+    require_clips(
+        split.test, config.classes, test.clips, "--shots or --test_query_per_(fixed_)class"
+    )
+    require_clips(split.train, config.classes, training.clips, "--shots or --query_per_class")
+    if not validation_tasks(split.val, training)[0]:
+        raise UserError(
+            "no source language has two held-out clips of every emotion and one of every fixed "
+            "class to select on; raise --val_fraction or add speakers"
+        )
+    return clips, split
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Meta-trains and evaluates, or continues where an interrupted run of this config stopped.
+
+    Returns:
+        The content of `results.json`.
+
+    Raises:
+        UserError: data or run folder cannot be used.
+        NonFiniteLossError, InterruptedRunError: see `train`.
+    """
+    # ---- data
+    clips, split = load_split(config)
+    training_shape, test_shape = task_shapes(config)
+    folder = Path(config.run_dir)
+    open_folder(folder, describe(config, clips.hashes, clips.feature_config))
+    pooled = pool_time(clips.features, INPUT_FRAMES)
+    scale = training_scale(pooled, split)
+    features = jnp.asarray((pooled - scale.mean) / scale.deviation)
+
+    # ---- meta-training
+    model = make_model(len(config.classes), features.shape[2], config.filters)
+    learner = LEARNERS[config.method](config, model)
+    predict = evaluate.make_predict(learner, task_chunk(config))
+    selected = train(config, learner, predict, features, scale, split, training_shape, folder)
+
+    # ---- evaluation on the target language
+    results = {
+        "method": config.method,
+        "target": config.target,
+        "shots": config.shots,
+        "ways": len(config.emotions),
+        "fixed": len(config.fixed),
+        "seed": config.seed,
+        "episodes": config.episodes,
+        "query_per_class": config.test_query_per_class,
+        "query_per_fixed_class": config.test_query_per_fixed_class,
+        "selected_step": int(selected.step),
+        "val_accuracy": round(float(selected.val_accuracy), 6),
+        "chance": round(1 / len(config.classes), 6),
+        "fixed_class_sources": _fixed_class_sources(config, clips, split),
+    }
+    with progress("evaluation", len(BATCH_NORM_MODES) * config.episodes, " episodes") as bar:
+        for mode in BATCH_NORM_MODES:
+            predictions = evaluate.predict_episodes(
+                predict,
+                selected.params,
+                features,
+                split.test,
+                test_shape,
+                seed=config.seed,
+                split="test",
+                episodes=config.episodes,
+                batch_norm=mode,
+                report=bar.update,
+            )
+            results[mode] = evaluate.summarise(predictions, config.classes, len(config.emotions))
+
+    # ---- outputs
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    plots.convergence(folder / "convergence.png", metrics, results)
+    plots.confusion(folder / "confusion.png", config.classes, results)
+    write_json(folder / "results.json", results)
+    print(table(results))
+    print(f"Results and pictures are in {folder}/")
+    return results
+
+
+def _fixed_class_sources(config: Config, clips: Clips, split: Split) -> dict[str, list[str]]:
+    """Corpora that the fixed classes of the test come from; another channel is easy to tell."""
+    pool = split.test[config.target]
+    return {
+        label: np.unique(clips.corpora[pool[config.classes.index(label)]]).tolist()
+        for label in config.fixed
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """The run's row of the paper's tables, with intervals, beside no adaptation and chance."""
+
+    def percent(figures: dict[str, float]) -> str:
+        return f"{100 * figures['mean']:.1f} ± {100 * figures['ci95']:.1f}"
+
+    columns = ("accuracy", "emotion_accuracy", "uar")
+    run_name = f"{results['method']}, {results['target']}, {results['shots']}-shot"
+    rows = [("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")]
+    for mode in BATCH_NORM_MODES:
+        for name, figures in (
+            (run_name, results[mode]),
+            ("  without adaptation", results[mode]["before_adaptation"]),
+        ):
+            rows.append((f"{name}, {mode}", *(percent(figures[column]) for column in columns)))
+    chance = f"{100 * results['chance']:.1f}"
+    rows.append(("chance", chance, f"{100 / results['ways']:.1f}", chance))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.append(f"accuracy in %; ± is the 95% interval over {results['episodes']} episodes")
+    return "\n".join(lines)

@@ -1,0 +1,68 @@
+"""A run's folder: what it was made from, and what came out of it."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data_prep.console import UserError
+from fmaml_jax.config import Config
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+
+
+def describe(config: Config, hashes: Mapping[str, str], feature_config: Mapping) -> dict[str, Any]:
+    """What `config.json` holds: settings, content hash of each data file, package versions."""
+    settings = {key: value for key, value in asdict(config).items() if key != "run_dir"}
+    return {
+        "config": json.loads(json.dumps(settings)),
+        "data_hashes": dict(hashes),
+        "feature_config": dict(feature_config),
+        "versions": {package: metadata.version(package) for package in PACKAGES},
+    }
+
+
+def open_folder(path: Path, description: dict[str, Any]) -> None:
+    """Makes the folder, or takes up one that the same config and data began.
+
+    Raises:
+        UserError: it cannot be written, it holds something else, or it is of another run; then
+            the differences are shown.
+    """
+    record = path / "config.json"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if not record.exists():
+            if any(not entry.name.startswith(".") for entry in path.iterdir()):
+                raise UserError(f"--run_dir={path} holds other files; choose a new or empty folder")
+            write_json(record, description)
+            return
+        earlier = json.loads(record.read_text())
+    except OSError as error:
+        raise UserError(
+            f"cannot use --run_dir={path}: {error.strerror}; choose a folder that can be written"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{record} is damaged; remove the folder or choose another") from error
+    # Another version of a package may differ in the last bits; that is told, not refused.
+    differences = [
+        f"{key} was {earlier[part].get(key)}, now {description[part].get(key)}"
+        for part in ("config", "data_hashes", "feature_config")
+        for key in sorted(earlier[part].keys() | description[part].keys())
+        if earlier[part].get(key) != description[part].get(key)
+    ]
+    if differences:
+        raise UserError(
+            f"--run_dir={path} belongs to another run ({'; '.join(differences)}); "
+            "choose another folder or restore these settings"
+        )
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    partial = path.with_name(f".{path.name}.tmp")
+    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,261 @@
+"""Meta-training: one loop over meta-steps, which an interrupted run takes up where it stopped."""
+
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import orbax.checkpoint as ocp
+from jax import Array
+from jaxtyping import Bool, Float, Int, Scalar
+
+from data_prep.console import progress
+from fmaml_jax.config import Config
+from fmaml_jax.data import Scale, Split
+from fmaml_jax.episodes import Episodes, TaskShape, sample, validation_tasks
+from fmaml_jax.evaluate import accuracy, gather, log_loss, predict_episodes
+from fmaml_jax.learners.interface import Learner
+from fmaml_jax.maml import Params, meta_gradient
+
+TASK_CHUNK = {"cpu": 1}
+"""Tasks computed at once, by backend; the whole batch where none is given."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss or its gradient became infinite or NaN; the last good state is saved."""
+
+
+class InterruptedRunError(RuntimeError):
+    """The run was asked to stop (SIGTERM or Ctrl-C) and has saved its state."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+class State(NamedTuple):
+    """What the outer update changes."""
+
+    params: Params
+    optimizer: optax.OptState
+
+
+class Selected(NamedTuple):
+    """The trained state chosen on held-out source speakers."""
+
+    params: Params
+    val_accuracy: Float[Array, ""]
+    step: Int[Array, ""]
+
+
+class Checkpoint(NamedTuple):
+    """All that a run continues from, beside its config; the directory's name is the meta-step."""
+
+    state: State
+    selected: Selected
+    scale: Scale
+
+
+class StepMetrics(NamedTuple):
+    """Means over the tasks of a meta-step, before its update."""
+
+    loss: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+def task_chunk(config: Config) -> int:
+    """Tasks to compute at once: --task_chunk, or what suits the backend."""
+    return config.task_chunk or TASK_CHUNK.get(jax.default_backend(), config.task_batch)
+
+
+def make_update(
+    learner: Learner, optimizer: optax.GradientTransformation, chunk: int
+) -> Callable[..., tuple[State, StepMetrics]]:
+    """The jitted outer update (equation 5): (state, features, episodes) -> (state, metrics).
+
+    The given state is donated. Where the loss or its gradient is not finite, the state comes back
+    unchanged.
+    """
+
+    @partial(jax.jit, donate_argnums=0)
+    def update(
+        state: State, features: Float[Array, "clips time coeffs"], episodes: Episodes
+    ) -> tuple[State, StepMetrics]:
+        def task_loss(params: Params, episode: Episodes) -> tuple[Scalar, Scalar]:
+            return learner.loss(params, gather(features, episode))
+
+        loss, task_accuracy, gradient = meta_gradient(task_loss, state.params, episodes, chunk)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradient))
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
+        stepped = State(optax.apply_updates(state.params, updates), optimizer_state)
+        state = jax.tree.map(partial(jnp.where, finite), stepped, state)
+        return state, StepMetrics(loss, task_accuracy, finite)
+
+    return update
+
+
+def train(
+    config: Config,
+    learner: Learner,
+    predict: Callable[..., Array],
+    features: Float[Array, "clips time coeffs"],
+    scale: Scale,
+    split: Split,
+    shape: TaskShape,
+    folder: Path,
+) -> Selected:
+    """Meta-trains, from the last checkpoint in `folder` if there is one.
+
+    Args:
+        config: the run's settings.
+        learner: the method.
+        predict: jitted predictions (`evaluate.make_predict`), for validation.
+        features: all clips, standardised, on the device.
+        scale: what they were standardised by; kept in the checkpoint, for new clips.
+        split: pools of clips.
+        shape: clips of a training task.
+        folder: run folder; `metrics.jsonl` and `checkpoints/` are written here.
+
+    Returns:
+        The parameters with the best accuracy on held-out source speakers, and where they arose.
+
+    Raises:
+        NonFiniteLossError: names the meta-step; the state before it is saved.
+        InterruptedRunError: SIGTERM or Ctrl-C came; the state is saved.
+    """
+    # ---- state: new, or as the last checkpoint has it
+    optimizer = optax.adam(config.outer_lr)
+    params = learner.init(jax.random.key(config.seed))
+    state = State(params, optimizer.init(params))
+    selected = Selected(
+        jax.tree.map(jnp.copy, params), jnp.asarray(-1.0), jnp.asarray(0, jnp.int32)
+    )
+    manager = ocp.CheckpointManager(
+        folder.absolute() / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    )
+    step = manager.latest_step() or 0
+    if step:
+        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, Checkpoint(state, selected, scale))
+        state, selected, _ = manager.restore(step, args=ocp.args.StandardRestore(target))
+
+    def save() -> None:
+        if manager.latest_step() != step:
+            manager.save(step, args=ocp.args.StandardSave(Checkpoint(state, selected, scale)))
+            manager.wait_until_finished()
+
+    # ---- validation on held-out source speakers: the same episodes every time
+    val_pools, val_shape = validation_tasks(split.val, shape)
+
+    def validate() -> tuple[float, float]:
+        predictions = predict_episodes(
+            predict,
+            state.params,
+            features,
+            val_pools,
+            val_shape,
+            seed=config.seed,
+            split="val",
+            episodes=config.val_episodes,
+            batch_norm=config.batch_norm,
+        )
+        return log_loss(predictions)[:, -1].mean(), accuracy(predictions)[:, -1].mean()
+
+    # ---- the loop
+    update = make_update(learner, optimizer, task_chunk(config))
+
+    def tasks(meta_step: int) -> Episodes:
+        return sample(
+            split.train,
+            shape,
+            seed=config.seed,
+            split="train",
+            step=meta_step,
+            tasks=config.task_batch,
+        )
+
+    with (
+        _metrics_log(folder / "metrics.jsonl", step) as log,
+        _stop_signals() as received,
+        progress("meta-training", config.meta_steps, " steps", done=step) as bar,
+        manager,
+    ):
+        episodes = tasks(step)
+        while step < config.meta_steps:
+            state, metrics = update(state, features, episodes)
+            episodes = tasks(step + 1)  # while the device computes
+            if not metrics.finite:
+                save()
+                raise NonFiniteLossError(
+                    f"the loss or its gradient is not finite at meta-step {step + 1}; the state "
+                    f"after meta-step {step} is saved; try a lower --inner_lr or --outer_lr"
+                )
+            step += 1
+            loss, task_accuracy = float(metrics.loss), float(metrics.accuracy)
+            log({"step": step, "loss": loss, "accuracy": task_accuracy})
+            bar.set_postfix_str(
+                f"loss {loss:.3f}, accuracy {task_accuracy:.3f}, "
+                f"{config.task_batch * (bar.format_dict['rate'] or 0):.1f} tasks/s",
+                refresh=False,
+            )
+            bar.update()
+            if step % config.eval_every == 0 or step == config.meta_steps:
+                val_loss, val_accuracy = validate()
+                log({"step": step, "val_loss": val_loss, "val_accuracy": val_accuracy})
+                if val_accuracy > selected.val_accuracy:
+                    selected = Selected(
+                        jax.tree.map(jnp.copy, state.params),
+                        jnp.asarray(val_accuracy, jnp.float32),
+                        jnp.asarray(step, jnp.int32),
+                    )
+                save()
+            if received and step < config.meta_steps:
+                save()
+                raise InterruptedRunError(
+                    f"stopped after meta-step {step}, which is saved; the same command continues",
+                    received[0],
+                )
+    return selected
+
+
+@contextmanager
+def _metrics_log(path: Path, step: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
+    """Appends to a file of JSON lines, after dropping the lines of steps that are to be redone."""
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    # A line cut short by a kill is later than the checkpoint, and every line after it too.
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    partial_file = path.with_suffix(".tmp")
+    partial_file.write_text("".join(kept))
+    partial_file.replace(path)
+    with path.open("a") as file:
+
+        def log(entry: Mapping[str, float]) -> None:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+
+        yield log
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGTERM and SIGINT instead of dying of them, where this is the main thread."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
