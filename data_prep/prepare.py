@@ -68,28 +68,33 @@ def extract_all(
     """
     processes = max(1, min(processes, len(paths) // _CHUNK))
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-    pool = concurrent.futures.ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), _start_process
-    )
-    with pool, progress("reading", len(paths), " clips") as bar:
-        results = []
-        try:
-            configs = [config] * len(paths)
-            for result in pool.map(extract, paths, configs, chunksize=_CHUNK):
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _silence_errors)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us alone
+    read = pool.map(extract, paths, [config] * len(paths), chunksize=_CHUNK)
+    signal.signal(signal.SIGINT, interrupt)
+    results = []
+    try:
+        with progress("reading", len(paths), " clips") as bar:
+            for result in read:
                 results.append(result)
                 bar.update()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"a process was killed while it read the clips from {paths[len(results)]} on; "
-                "free memory, or move the damaged file away"
-            ) from error
-        return results
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"a process was killed while it read the clips from {paths[len(results)]} on; "
+            "free memory, or move the damaged file away"
+        ) from error
+    except KeyboardInterrupt:
+        # The clips in hand take a moment; a second Ctrl-C in that moment would hang the shutdown.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return results
 
 
-def _start_process() -> None:
-    # Ctrl-C is for the parent, which cancels the work; and the MP3 decoder's remarks on a cut
-    # file would tear the progress bar, where `read_clip` finds the cut by itself.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _silence_errors() -> None:
+    """Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
