@@ -25,7 +25,7 @@ class Config:
     method: str = _setting("fmaml", "learner", choices=tuple(LEARNERS))
     shots: int = _setting(5, "K, support clips of each emotion", least=1)
     seed: int = _setting(0, "seed of the initialisation and of every episode", least=0)
-    meta_steps: int = _setting(600, "meta-training steps (outer updates)", least=1)
+    meta_steps: int = _setting(300, "meta-training steps (outer updates)", least=1)
     run_dir: str = _setting("", "folder of the run's outputs; an interrupted run continues in it")
 
     emotions: tuple[str, ...] = _setting(
@@ -73,23 +73,23 @@ class Config:
         return self.emotions + self.fixed
 
 
-def define_flags() -> None:
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines one absl flag for each field of `Config`."""
     for field in dataclasses.fields(Config):
         name, default, help_text = field.name, field.default, field.metadata["help"]
         match default:
             case bool():
-                flags.DEFINE_bool(name, default, help_text)
+                flags.DEFINE_bool(name, default, help_text, values)
             case int():
-                flags.DEFINE_integer(name, default, help_text)
+                flags.DEFINE_integer(name, default, help_text, flag_values=values)
             case float():
-                flags.DEFINE_float(name, default, help_text)
+                flags.DEFINE_float(name, default, help_text, flag_values=values)
             case tuple():
-                flags.DEFINE_list(name, list(default), help_text)
+                flags.DEFINE_list(name, list(default), help_text, values)
             case _:
                 choices = field.metadata.get("choices")
                 help_text += f" ({' | '.join(choices)})" if choices else ""
-                flags.DEFINE_string(name, default, help_text)
+                flags.DEFINE_string(name, default, help_text, values)
 
 
 def config_from_flags(values: flags.FlagValues) -> Config:

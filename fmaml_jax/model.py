@@ -12,6 +12,7 @@ by statistics taken from another set (inductive when they come from the support)
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -110,4 +111,4 @@ def make_model(
         _, variables = cnn.apply({"params": params}, clips, False, mutable=["batch_stats"])
         return variables["batch_stats"]
 
-    return Model(init, apply, statistics)
+    return Model(jax.jit(init), apply, statistics)

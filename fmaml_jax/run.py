@@ -72,6 +72,10 @@ def run(config: Config) -> dict[str, Any]:
     training_shape, test_shape = task_shapes(config)
     folder = Path(config.run_dir)
     open_folder(folder, describe(config, clips.hashes, clips.feature_config))
+    if (folder / "results.json").exists():
+        results = json.loads((folder / "results.json").read_text())
+        print(f"{folder} is finished; remove it to run it again\n{table(results)}")
+        return results
     pooled = pool_time(clips.features, INPUT_FRAMES)
     scale = training_scale(pooled, split)
     features = jnp.asarray((pooled - scale.mean) / scale.deviation)

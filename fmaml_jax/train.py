@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -93,7 +94,7 @@ def make_update(
             return learner.loss(params, gather(features, episode))
 
         loss, task_accuracy, gradient = meta_gradient(task_loss, state.params, episodes, chunk)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradient))
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         stepped = State(optax.apply_updates(state.params, updates), optimizer_state)
         state = jax.tree.map(partial(jnp.where, finite), stepped, state)
@@ -189,6 +190,7 @@ def train(
     ):
         episodes = tasks(step)
         while step < config.meta_steps:
+            started = time.perf_counter()
             state, metrics = update(state, features, episodes)
             episodes = tasks(step + 1)  # while the device computes
             if not metrics.finite:
@@ -200,9 +202,9 @@ def train(
             step += 1
             loss, task_accuracy = float(metrics.loss), float(metrics.accuracy)
             log({"step": step, "loss": loss, "accuracy": task_accuracy})
+            speed = config.task_batch / (time.perf_counter() - started)
             bar.set_postfix_str(
-                f"loss {loss:.3f}, accuracy {task_accuracy:.3f}, "
-                f"{config.task_batch * (bar.format_dict['rate'] or 0):.1f} tasks/s",
+                f"loss {loss:.3f}, accuracy {task_accuracy:.3f}, {speed:.1f} tasks/s",
                 refresh=False,
             )
             bar.update()

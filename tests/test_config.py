@@ -1,0 +1,122 @@
+"""Flags: every flagfile parses, every contradiction is one sentence."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from data_prep.console import UserError
+from fmaml_jax.config import Config, config_from_flags, define_flags
+
+ROOT = Path(__file__).resolve().parents[1]
+FLAGFILES = sorted(path.name for path in (ROOT / "experiments").glob("*.cfg"))
+CELLS = [
+    f"{prefix}{language}_{shots}shot.cfg"
+    for prefix, languages in (
+        ("", ("english", "italian", "spanish")),
+        ("public_", ("german", "italian", "english")),
+    )
+    for language in languages
+    for shots in (5, 10, 20)
+]
+
+
+def parse(*arguments):
+    values = flags.FlagValues()
+    define_flags(values)
+    flags.DEFINE_string("flagfile", "", "", values)
+    values(["program", *arguments])
+    return config_from_flags(values)
+
+
+GOOD = ("--data=a.npz,b.npz", "--target=es", "--run_dir=runs/x")
+
+
+@pytest.mark.parametrize("name", FLAGFILES)
+def test_every_flagfile_parses(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    # A preset is no run of its own: what a cell adds is given here.
+    lacking = () if name in CELLS or name == "demo.cfg" else GOOD
+    config = parse(f"--flagfile=experiments/{name}", *lacking)
+    assert config.method == "fmaml"
+    first = (ROOT / "experiments" / name).read_text().splitlines()[0]
+    assert first.startswith("# ")
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_is_what_its_name_says(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = parse(f"--flagfile=experiments/{name}")
+    *_, language, shots = name.removesuffix("shot.cfg").split("_")
+    codes = {"english": "en", "italian": "it", "spanish": "es", "german": "de"}
+    assert (config.target, config.shots) == (codes[language], int(shots))
+    assert Path(config.run_dir).name == name.removesuffix(".cfg")
+    assert (config.inner_lr, config.outer_lr, config.task_batch) == (0.1, 0.001, 16)
+    assert (config.episodes, config.test_query_per_class) == (100, 25)
+
+
+def test_a_later_flag_wins():
+    assert parse(*GOOD, "--shots=10", "--shots=20").shots == 20
+
+
+def test_defaults_are_the_papers_preset(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert parse("--flagfile=experiments/paper.cfg", *GOOD) == parse(*GOOD)
+
+
+def test_fixed_classes_come_last():
+    config = Config(emotions=("joy", "fear"), fixed=("silence",))
+    assert config.classes == ("joy", "fear", "silence")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--target=es", "--run_dir=x"), "--data is missing"),
+        (("--data=a.npz", "--run_dir=x"), "--target is missing"),
+        (("--data=a.npz", "--target=es"), "--run_dir is missing"),
+        ((*GOOD, "--shots=0"), "--shots=0 is too small; give at least 1"),
+        ((*GOOD, "--inner_lr=0"), "--inner_lr=0.0 is too small; give more than 0"),
+        ((*GOOD, "--inner_lr=nan"), "--inner_lr=nan"),
+        ((*GOOD, "--val_fraction=1"), "--val_fraction=1.0 is too large; give less than 1"),
+        ((*GOOD, "--method=maml9"), "--method=maml9 is unknown; choose from fmaml"),
+        ((*GOOD, "--batch_norm=none"), "choose from transductive, inductive"),
+        ((*GOOD, "--emotions=joy"), "at least two"),
+        ((*GOOD, "--emotions=joy,,fear"), "empty name"),
+        ((*GOOD, "--emotions=joy,neutral"), "neutral stands twice"),
+        ((*GOOD, "--data=a.npz,a.npz"), "a.npz twice"),
+        ((*GOOD, "--task_chunk=5"), "--task_chunk=5 does not divide --task_batch=16"),
+    ],
+)
+def test_bad_values_are_one_sentence(arguments, sentence):
+    with pytest.raises(UserError) as error:
+        parse(*arguments)
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--shotz=5",), "Unknown command line flag 'shotz'"),
+        (("--shots=five",), "shots"),
+        (("--flagfile=experiments/nothing.cfg",), "nothing.cfg"),
+        (("runs/x",), "'runs/x' is not a flag"),
+        ((*GOOD,), "a.npz does not exist; make it with `python -m data_prep.prepare`"),
+    ],
+)
+def test_command_ends_with_one_line_and_code_2(arguments, sentence, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "fmaml_jax.main", *arguments],
+        cwd=ROOT,
+        env={"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert sentence in done.stderr

@@ -1,0 +1,129 @@
+"""The split of clips into training, validation and test keeps the protocol's rules."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from data_prep.console import UserError
+from data_prep.dataset import save
+from fmaml_jax.data import load_clips, require_clips, split_clips, training_scale
+from tests.corpus import EMOTIONS, FIXED, make_corpus, save_corpora
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory):
+    return save_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture(scope="module")
+def clips(paths):
+    return load_clips(paths)
+
+
+def deal(clips, target="cc", fixed=FIXED, val_fraction=0.2):
+    return split_clips(
+        clips, target=target, emotions=EMOTIONS, fixed=fixed, val_fraction=val_fraction
+    )
+
+
+def test_all_clips_are_joined(clips, paths):
+    assert len(clips.features) == 3 * 4 * 24 + 60 == len(clips.names)
+    assert set(clips.corpora) == {"corpus_aa", "corpus_bb", "corpus_cc", "corpus_zxx"}
+    assert list(clips.hashes) == list(paths)
+
+
+def test_target_is_in_the_test_alone(clips):
+    split = deal(clips)
+    assert set(split.train) == set(split.val) == {"aa", "bb"}
+    assert set(split.test) == {"cc"}
+    for part in (split.train, split.val):
+        used = np.concatenate([np.concatenate(pool) for pool in part.values()])
+        assert "cc" not in clips.languages[used]
+
+
+def test_no_clip_is_in_two_parts(clips):
+    split = deal(clips)
+    parts = [
+        set(np.concatenate([np.concatenate(pool) for pool in part.values()]).tolist())
+        for part in split
+    ]
+    for left, right in itertools.combinations(parts, 2):
+        assert not left & right
+
+
+def test_validation_holds_out_whole_speakers_of_every_class(clips):
+    split = deal(clips, val_fraction=0.3)
+    for language in ("aa", "bb"):
+        train, val = (
+            np.concatenate(part[language][: len(EMOTIONS) + 1]) for part in (split.train, split.val)
+        )
+        assert not set(clips.speakers[train]) & set(clips.speakers[val])
+        for kept, held_out in zip(split.train[language], split.val[language], strict=True):
+            if clips.languages[held_out[0]] == language:
+                assert len(held_out) >= 0.3 * (len(kept) + len(held_out))
+                assert len(held_out) <= 0.5 * (len(kept) + len(held_out))
+
+
+def test_pools_are_in_the_order_of_the_classes(clips):
+    for part in deal(clips):
+        for pool in part.values():
+            for label, members in zip((*EMOTIONS, *FIXED), pool, strict=True):
+                assert set(clips.labels[members]) == {label}
+
+
+def test_fixed_class_is_the_languages_own_where_recorded(clips):
+    split = deal(clips)
+    for language in ("aa", "bb"):
+        assert set(clips.languages[split.train[language][3]]) == {language}
+        assert set(clips.languages[split.train[language][4]]) == {"zxx"}
+    assert set(clips.languages[split.test["cc"][3]]) == {"cc"}
+
+
+def test_split_follows_from_the_data_alone(clips):
+    np.testing.assert_equal(deal(clips), deal(clips))
+    backwards = type(clips)(
+        *(field[::-1] if isinstance(field, np.ndarray) else field for field in clips)
+    )
+    for one, other in zip(deal(clips), deal(backwards), strict=True):
+        for language in one:
+            for mine, theirs in zip(one[language], other[language], strict=True):
+                assert set(clips.names[mine]) == set(backwards.names[theirs])
+
+
+def test_scale_standardises_the_training_clips(clips):
+    split = deal(clips)
+    scale = training_scale(clips.features, split)
+    used = np.unique(np.concatenate([np.concatenate(p) for p in split.train.values()]))
+    standardised = (clips.features[used] - scale.mean) / scale.deviation
+    np.testing.assert_allclose(standardised.mean((0, 1)), 0, atol=1e-4)
+    np.testing.assert_allclose(standardised.std((0, 1)), 1, atol=1e-4)
+
+
+def test_missing_target_and_sources_are_named(clips, paths):
+    with pytest.raises(UserError, match=r"--target=xx has no clips; found aa, bb, cc"):
+        deal(clips, target="xx")
+    with pytest.raises(UserError, match="no language is left to train on"):
+        deal(load_clips(paths[:1]), target="aa")
+
+
+def test_too_few_clips_names_class_language_and_both_numbers(clips):
+    split = deal(clips)
+    with pytest.raises(UserError, match=r"class anger of language cc has 24 clips .* needs 25"):
+        require_clips(split.test, (*EMOTIONS, *FIXED), (25, 24, 24, 24, 9), "--shots")
+    lacking = clips._replace(labels=np.where(clips.labels == "neutral", "joy", clips.labels))
+    train = deal(lacking).train
+    with pytest.raises(UserError, match=r"class neutral of language aa has 0 clips"):
+        require_clips(train, (*EMOTIONS, *FIXED), (1,) * 5, "--shots")
+
+
+def test_files_that_do_not_go_together_are_named(tmp_path, paths):
+    copy, other = str(tmp_path / "copy.npz"), str(tmp_path / "other.npz")
+    save(copy, make_corpus("aa", seed=0))
+    with pytest.raises(UserError, match=r"copy.npz and .*aa.npz have the same content"):
+        load_clips([*paths, copy])
+    save(other, make_corpus("dd")._replace(feature_config={"clip_seconds": 1.0}))
+    with pytest.raises(UserError, match=r"\(clip_seconds: 1.0 and 0.5\)"):
+        load_clips([*paths, other])
+    with pytest.raises(UserError, match=r"nothing.npz does not exist; make it with"):
+        load_clips([str(tmp_path / "nothing.npz")])

@@ -1,0 +1,104 @@
+"""Properties of the sampler that every task must have."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from fmaml_jax.episodes import TaskShape, sample, validation_tasks
+
+WAYS, FIXED = 3, 2
+SHAPE = TaskShape(WAYS, shots=4, query=(5, 5, 5, 3, 2))
+
+
+def make_pools():
+    """Two languages of five classes; clip = 1000 * language + 100 * class + number."""
+    return {
+        name: tuple(1000 * i + 100 * c + np.arange(9 + c) for c in range(WAYS + FIXED))
+        for i, name in enumerate(("aa", "bb"))
+    }
+
+
+def draw(split="train", step=0, seed=0, tasks=50, shape=SHAPE):
+    return sample(make_pools(), shape, seed=seed, split=split, step=step, tasks=tasks)
+
+
+@pytest.fixture(scope="module")
+def episodes():
+    return draw(tasks=400)
+
+
+def test_no_clip_twice_in_a_task(episodes):
+    for support, query in zip(episodes.support, episodes.query, strict=True):
+        clips = np.concatenate([support, query])
+        assert len(set(clips.tolist())) == len(clips)
+
+
+def test_each_task_is_of_one_language(episodes):
+    clips = np.concatenate([episodes.support, episodes.query], axis=1)
+    languages = clips // 1000
+    assert (languages == languages[:, :1]).all()
+    assert set(languages[:, 0].tolist()) == {0, 1}
+
+
+def test_fixed_classes_are_in_every_query_and_never_in_a_support(episodes):
+    assert (episodes.support // 100 % 10 < WAYS).all()
+    for position in range(WAYS, WAYS + FIXED):
+        of_class = episodes.query // 100 % 10 == position
+        assert (of_class.sum(axis=1) == SHAPE.query[position]).all()
+        assert (episodes.query_labels[of_class] == position).all()
+
+
+def test_every_class_has_its_number_of_clips(episodes):
+    for labels in episodes.support_labels:
+        assert np.bincount(labels, minlength=WAYS).tolist() == [SHAPE.shots] * WAYS
+    for labels in episodes.query_labels:
+        assert np.bincount(labels).tolist() == list(SHAPE.query)
+
+
+def test_support_and_query_name_a_class_alike(episodes):
+    for support, support_labels, query, query_labels in zip(*episodes, strict=True):
+        positions = dict(zip((support // 100 % 10).tolist(), support_labels.tolist(), strict=True))
+        for clip, label in zip(query, query_labels, strict=True):
+            assert positions.get(clip // 100 % 10, clip // 100 % 10) == label
+
+
+def test_permutation_covers_all_orders_of_emotions(episodes):
+    first = episodes.support_labels[:, :: SHAPE.shots]
+    orders, counts = np.unique(first, axis=0, return_counts=True)
+    assert {tuple(order) for order in orders.tolist()} == set(itertools.permutations(range(WAYS)))
+    assert counts.min() > 0.5 * len(first) / len(orders)
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_keeps_the_order_of_the_classes(split):
+    episodes = draw(split=split)
+    assert (episodes.query_labels == episodes.query // 100 % 10).all()
+
+
+def test_all_clips_are_drawn(episodes):
+    drawn = set(np.concatenate([episodes.support, episodes.query], axis=1).ravel().tolist())
+    assert drawn == {int(c) for pool in make_pools().values() for clips in pool for c in clips}
+
+
+def test_episodes_follow_from_seed_split_step_and_task_alone():
+    reference = draw(step=7)
+    np.testing.assert_equal(draw(step=7), reference)
+    for other in (draw(step=8), draw(step=7, seed=1), draw(step=7, split="test")):
+        assert (other.query != reference.query).any()
+    # A task does not depend on how many are sampled with it, as on many hosts.
+    np.testing.assert_equal(draw(step=7, tasks=3).query, reference.query[:3])
+
+
+def test_validation_takes_what_the_held_out_clips_allow():
+    pools = {
+        "rich": tuple(np.arange(50) for _ in range(5)),
+        "poor": (np.arange(7), np.arange(9), np.arange(20), np.arange(3), np.arange(20)),
+        "none": (np.arange(1), np.arange(9), np.arange(20), np.arange(3), np.arange(20)),
+    }
+    serving, shape = validation_tasks(pools, TaskShape(3, 5, (5,) * 5))
+    assert set(serving) == {"rich", "poor"}
+    assert shape == TaskShape(3, 4, (3, 3, 3, 3, 3))  # 7 clips: 3 queries, 4 shots
+    assert validation_tasks({"none": pools["none"]}, shape)[0] == {}
+    only_rich = validation_tasks({"rich": pools["rich"]}, TaskShape(3, 5, (5,) * 5))[1]
+    assert only_rich == TaskShape(3, 5, (5,) * 5)

@@ -1,0 +1,124 @@
+"""The network: its size as published, its convolution as the library's, its normalisation."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import enable_x64
+
+from fmaml_jax.convolution import patches_conv, reference_conv
+from fmaml_jax.maml import adapt, cross_entropy
+from fmaml_jax.model import make_model, pool_time
+
+
+@pytest.mark.parametrize("size", [(1, 40, 40, 1), (2, 5, 5, 3), (2, 6, 9, 3)])
+def test_fast_convolution_equals_the_reference(size):
+    rng = np.random.default_rng(0)
+    with enable_x64(True):
+        images = jnp.asarray(rng.normal(size=size))
+        kernel = jnp.asarray(rng.normal(size=(3, 3, size[-1], 4)))
+        weights = jnp.asarray(rng.normal(size=reference_conv(images, kernel).shape))
+        direction = jnp.asarray(rng.normal(size=images.shape))
+
+        def values(conv):
+            def loss(images, kernel):
+                return jnp.sum(jnp.tanh(conv(images, kernel)) * weights)
+
+            gradient = jax.grad(loss, argnums=(0, 1))
+            _, curvature = jax.jvp(lambda x: gradient(x, kernel), (images,), (direction,))
+            return conv(images, kernel), *gradient(images, kernel), *curvature
+
+        for ours, reference in zip(values(patches_conv), values(reference_conv), strict=True):
+            np.testing.assert_allclose(ours, reference, rtol=1e-11, atol=1e-11)
+
+
+def test_size_is_the_published_one():
+    params = make_model(classes=7).init(jax.random.key(0))
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 115_975
+    assert params["Dense_0"]["kernel"].shape == (576, 7)
+
+
+@pytest.fixture(scope="module")
+def small():
+    model = make_model(classes=3, coefficients=8, filters=4)
+    params = model.init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    support = jnp.asarray(rng.normal(size=(6, 40, 8)), jnp.float32)
+    query = jnp.asarray(rng.normal(1, 2, size=(5, 40, 8)), jnp.float32)
+    return model, params, support, query
+
+
+def test_inductive_predictions_ignore_their_neighbours(small):
+    model, params, support, query = small
+    statistics = model.statistics(params, support)
+    together = model.apply(params, query, statistics)
+    alone = [model.apply(params, query[i : i + 1], statistics)[0] for i in range(len(query))]
+    np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+def test_transductive_predictions_depend_on_their_neighbours(small):
+    model, params, _, query = small
+    together = model.apply(params, query, None)
+    fewer = model.apply(params, query[:3], None)
+    assert np.abs(together[:3] - fewer).max() > 1e-2
+
+
+def test_own_statistics_are_those_of_the_set_itself(small):
+    model, params, support, _ = small
+    np.testing.assert_allclose(
+        model.apply(params, support, model.statistics(params, support)),
+        model.apply(params, support, None),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_reference_convolution_gives_the_same_network(small):
+    model, params, _, query = small
+    reference = make_model(3, coefficients=8, filters=4, convolution=reference_conv)
+    np.testing.assert_allclose(
+        model.apply(params, query, None),
+        reference.apply(params, query, None),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_pooling_time_averages_equal_shares():
+    ramp = np.arange(7, dtype=np.float32)[None, :, None] * np.ones((2, 7, 3), np.float32)
+    # 7 frames into 2 bins of 3.5: the middle frame belongs half to each.
+    expected = [(0 + 1 + 2 + 3 / 2) / 3.5, (3 / 2 + 4 + 5 + 6) / 3.5]
+    np.testing.assert_allclose(pool_time(ramp, 2)[1, :, 2], expected, rtol=1e-6)
+    np.testing.assert_allclose(pool_time(ramp, 7), ramp, rtol=1e-6)
+    np.testing.assert_allclose(pool_time(ramp, 14)[:, ::2], ramp, rtol=1e-6)
+
+
+def test_second_order_through_the_network_equals_autodiff_through_autodiff():
+    with enable_x64(True):
+        rng = np.random.default_rng(0)
+        support, query = jnp.asarray(rng.normal(size=(2, 4, 40, 4)))
+        labels = jnp.array([0, 1, 0, 1])
+        fast = make_model(2, coefficients=4, filters=2)
+        plain = make_model(2, coefficients=4, filters=2, convolution=reference_conv)
+        params = jax.tree.map(lambda p: p.astype(jnp.float64), fast.init(jax.random.key(0)))
+
+        def loss(model, params, clips):
+            return cross_entropy(model.apply(params, clips, None), labels)
+
+        def ours(params):
+            theta, _ = adapt(partial(loss, fast), params, support, rate=0.1, steps=1)
+            return loss(fast, theta, query)
+
+        def naive(params):
+            gradient = jax.grad(partial(loss, plain))(params, support)
+            theta = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+            return loss(plain, theta, query)
+
+        for left, right in zip(
+            jax.tree.leaves(jax.jit(jax.grad(ours))(params)),
+            jax.tree.leaves(jax.jit(jax.grad(naive))(params)),
+            strict=True,
+        ):
+            np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-12)

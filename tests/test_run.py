@@ -1,0 +1,273 @@
+"""Whole runs on small corpora: outputs, resume after every kind of stop, and bad run folders."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_prep.console import UserError
+from fmaml_jax import run as run_module
+from fmaml_jax import train as train_module
+from fmaml_jax.config import Config
+from fmaml_jax.model import Model
+from fmaml_jax.run import run
+from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
+from tests.corpus import EMOTIONS, save_corpora
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def linear_model(classes, coefficients, filters):
+    """Logits linear in the clip's mean: compiles at once, and enough to learn these corpora."""
+    del filters
+
+    def init(key):
+        return {
+            "kernel": jax.random.normal(key, (coefficients, classes)) / 10,
+            "bias": jnp.zeros(classes),
+        }
+
+    def apply(params, clips, statistics=None):
+        centre = statistics if statistics is not None else clips.mean(axis=(0, 1))
+        return (clips.mean(axis=1) - centre) @ params["kernel"] + params["bias"]
+
+    return Model(init, apply, lambda _, clips: clips.mean(axis=(0, 1)))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return save_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+@pytest.fixture
+def config(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "make_model", linear_model)
+    return Config(
+        data=data,
+        target="cc",
+        run_dir=str(tmp_path / "run"),
+        emotions=EMOTIONS,
+        shots=3,
+        meta_steps=24,
+        outer_lr=0.05,
+        task_batch=4,
+        eval_every=8,
+        val_episodes=10,
+        episodes=20,
+        test_query_per_class=6,
+        test_query_per_fixed_class=6,
+        seed=3,
+    )
+
+
+def outputs(folder):
+    return {name: (Path(folder) / name).read_bytes() for name in ("results.json", "metrics.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    """Outputs of the run of `config` without a stop; made by the first test that needs them."""
+    return {}
+
+
+def reference(config, uninterrupted, tmp_path):
+    if not uninterrupted:
+        folder = tmp_path / "reference"
+        run(replace(config, run_dir=str(folder)))
+        uninterrupted.update(outputs(folder))
+    return uninterrupted
+
+
+def test_run_folder_holds_what_is_promised(config, capsys):
+    results = run(config)
+    folder = Path(config.run_dir)
+    assert json.loads((folder / "results.json").read_text()) == results
+    assert results["method"] == "fmaml"
+    assert (results["target"], results["shots"], results["seed"]) == ("cc", 3, 3)
+    assert (results["ways"], results["fixed"], results["episodes"]) == (3, 2, 20)
+    assert results["query_per_class"] == 6
+    assert results["fixed_class_sources"] == {
+        "neutral": ["corpus_cc"],
+        "silence": ["corpus_zxx"],
+    }
+    for mode in ("transductive", "inductive"):
+        for figure in ("accuracy", "emotion_accuracy", "uar"):
+            assert set(results[mode][figure]) == {"mean", "ci95"}
+        assert list(results[mode]["recall"]) == [*EMOTIONS, "neutral", "silence"]
+        # These corpora are separable by their means: adaptation must find that out.
+        before = results[mode]["before_adaptation"]["emotion_accuracy"]
+        after = results[mode]["emotion_accuracy"]
+        assert after["mean"] - after["ci95"] > before["mean"] + before["ci95"] + 0.2
+        assert after["mean"] > 0.8
+
+    record = json.loads((folder / "config.json").read_text())
+    assert record["config"]["outer_lr"] == 0.05
+    assert list(record["data_hashes"]) == list(config.data)
+    assert record["versions"]["jax"] == jax.__version__
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in metrics if "loss" in line] == list(range(1, 25))
+    assert [line["step"] for line in metrics if "val_loss" in line] == [8, 16, 24]
+    assert results["selected_step"] in (8, 16, 24)
+    for picture in ("convergence.png", "confusion.png"):
+        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "fmaml, cc, 3-shot, transductive" in printed
+    assert "without adaptation" in printed
+    assert "chance" in printed
+
+
+def test_finished_run_is_not_done_again(config):
+    results = run(config)
+    stamp = (Path(config.run_dir) / "results.json").stat().st_mtime_ns
+    assert run(config) == results
+    assert (Path(config.run_dir) / "results.json").stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stop_signal_saves_and_the_same_command_continues(
+    number, config, uninterrupted, tmp_path, monkeypatch
+):
+    sample = train_module.sample
+
+    def stop_at_step_11(*args, step, **kwargs):
+        if step == 11:
+            os.kill(os.getpid(), number)
+        return sample(*args, step=step, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "sample", stop_at_step_11)
+        with pytest.raises(InterruptedRunError, match="after meta-step 11, which is saved"):
+            run(config)
+    assert not (Path(config.run_dir) / "results.json").exists()
+    run(config)
+    assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
+
+
+def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterrupted, tmp_path):
+    script = (
+        "import sys, time\n"
+        "from fmaml_jax import run, train\n"
+        "from fmaml_jax.config import Config\n"
+        "from tests.test_run import linear_model\n"
+        "run.make_model = linear_model\n"
+        "sample = train.sample\n"
+        "def slow(*args, step, **kwargs):\n"
+        "    if step == 19: print('step 19', flush=True); time.sleep(60)\n"
+        "    return sample(*args, step=step, **kwargs)\n"
+        "train.sample = slow\n"
+        "run.run(eval(sys.argv[1]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, repr(config)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout.readline() == "step 19\n"
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    folder = Path(config.run_dir)
+    # What a kill in mid-write leaves behind: a checkpoint under its temporary name, half a line.
+    (folder / "checkpoints" / "18.orbax-checkpoint-tmp").mkdir()
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 19, "lo')
+    run(config)
+    assert outputs(folder) == reference(config, uninterrupted, tmp_path)
+
+
+def test_another_seed_gives_another_run(config, uninterrupted, tmp_path):
+    other = replace(config, seed=4, run_dir=str(tmp_path / "other"))
+    run(other)
+    expected = reference(config, uninterrupted, tmp_path)
+    assert outputs(other.run_dir)["metrics.jsonl"] != expected["metrics.jsonl"]
+
+
+def test_run_folder_of_another_config_is_refused_with_the_difference(config):
+    run(config)
+    before = outputs(config.run_dir)
+    with pytest.raises(UserError, match=r"shots was 3, now 4") as error:
+        run(replace(config, shots=4))
+    assert "outer_lr" not in str(error.value)
+    assert outputs(config.run_dir) == before
+
+
+def test_folder_with_other_files_is_refused(config):
+    folder = Path(config.run_dir)
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds other files"):
+        run(config)
+    assert (folder / "thesis.txt").read_text() == "mine"
+    with pytest.raises(UserError, match="cannot use --run_dir"):
+        run(replace(config, run_dir=str(folder / "thesis.txt" / "below")))
+
+
+def test_class_with_too_few_clips_stops_before_any_work(config):
+    with pytest.raises(UserError, match=r"class anger of language cc has 24 clips .* needs 26"):
+        run(replace(config, shots=20))
+    assert not Path(config.run_dir).exists()
+
+
+def test_non_finite_loss_keeps_the_last_good_state(config, monkeypatch):
+    def breaking_model(*args):
+        model = linear_model(*args)
+
+        def apply(params, clips, statistics=None):
+            # Infinite once the bias has moved, after some steps of training.
+            moved = jnp.abs(params["bias"]).max() > 0.5
+            return model.apply(params, clips, statistics) / jnp.where(moved, 0.0, 1.0)
+
+        return model._replace(apply=apply)
+
+    monkeypatch.setattr(run_module, "make_model", breaking_model)
+    with pytest.raises(NonFiniteLossError, match=r"at meta-step (\d+); .* is saved") as error:
+        run(config)
+    step = int(str(error.value).split("meta-step ")[1].split(";")[0])
+    assert 1 < step <= 24
+    checkpoints = Path(config.run_dir) / "checkpoints"
+    assert (checkpoints / str(step - 1)).is_dir()
+    metrics = (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line) for line in metrics if "val" not in line]
+    assert losses[-1]["step"] == step - 1
+    assert all(np.isfinite(line["loss"]) for line in losses)
+    # The same command takes up the good state and meets the same step again.
+    with pytest.raises(NonFiniteLossError, match=f"at meta-step {step};"):
+        run(config)
+
+
+def test_paper_network_trains_without_recompiling(data, tmp_path, caplog):
+    config = Config(
+        data=data,
+        target="cc",
+        run_dir=str(tmp_path / "run"),
+        emotions=EMOTIONS,
+        shots=2,
+        meta_steps=4,
+        inner_steps=1,
+        test_inner_steps=1,
+        task_batch=2,
+        filters=2,
+        query_per_class=2,
+        eval_every=2,
+        val_episodes=10,
+        episodes=10,
+        test_query_per_class=2,
+        test_query_per_fixed_class=2,
+    )
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        results = run(config)
+    compiled = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
+    assert sum("Compiling jit(update)" in message for message in compiled) == 1
+    # One for each batch-norm mode: tasks of validation and test have the same shape here.
+    assert sum("Compiling jit(predict)" in message for message in compiled) == 2
+    assert results["chance"] == pytest.approx(1 / 5)
