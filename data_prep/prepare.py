@@ -9,13 +9,14 @@ reason; `--strict` makes a skipped clip an error. `data_prep.corpora` knows the 
 
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import multiprocessing
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -32,9 +33,16 @@ from data_prep.features import FEATURES, FeatureConfig, mfcc
 
 _CHUNK = 8  # clips handed to a process at a time
 
-# Processes share the cores among them; a BLAS that starts threads of its own would also make
-# the last bits depend on how many cores there are.
-_ONE_THREAD = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_ENVIRONMENT = {
+    # Processes share the cores among them; a BLAS that starts threads of its own would also make
+    # the last bits depend on how many cores there are.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Where glibc gives the features' large temporaries back to the system after every clip, a
+    # clip takes twice as long.
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 
 
 class Recording(NamedTuple):
@@ -67,12 +75,10 @@ def extract_all(
         UserError: a process was killed, as by a system that is out of memory.
     """
     processes = max(1, min(processes, len(paths) // _CHUNK))
-    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, _silence_errors)
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for us alone
-    read = pool.map(extract, paths, [config] * len(paths), chunksize=_CHUNK)
-    signal.signal(signal.SIGINT, interrupt)
+    with _inherited():
+        read = pool.map(extract, paths, [config] * len(paths), chunksize=_CHUNK)
     results = []
     try:
         with progress("reading", len(paths), " clips") as bar:
@@ -91,6 +97,20 @@ def extract_all(
     finally:
         pool.shutdown(cancel_futures=True)
     return results
+
+
+@contextlib.contextmanager
+def _inherited() -> Iterator[None]:
+    """Processes started within run in `_ENVIRONMENT` and leave Ctrl-C to this one."""
+    environment = dict(os.environ)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _silence_errors() -> None:
@@ -219,7 +239,7 @@ def table(dataset: Dataset) -> str:
 def report(skipped: Iterable[Skipped]) -> str:
     """A line for each skipped clip, those of one reason together; "" where there is none."""
     lines = [f"  {item.file}: {item.reason}" for item in sorted(skipped, key=lambda s: s[::-1])]
-    return "\n".join([f"skipped {len(lines)} clips:", *lines]) if lines else ""
+    return "\n".join([f"skipped clips: {len(lines)}", *lines]) if lines else ""
 
 
 def check_out(path: Path) -> None:
@@ -282,11 +302,11 @@ def main() -> None:
     if skipped:
         print(report(skipped))
     if ignored:
-        print(f"ignored {ignored} files that are no audio")
+        print(f"ignored files that are no audio: {ignored}")
     if skipped and args.strict:
         raise UserError(
-            f"{len(skipped)} clips were skipped and --strict is set; mend or remove the files "
-            "listed above; nothing was written"
+            f"--strict is set and {len(skipped)} clips were skipped, so nothing was written; mend "
+            "or remove the files listed above"
         )
     content_hash = save(out, dataset)
     print(f"wrote {out}: {len(dataset.names)} clips, content hash {content_hash[:12]}")

@@ -293,10 +293,10 @@ def test_command_keeps_the_good_and_names_the_bad(mixed, tmp_path):
     header = "language clips anger happiness neutral speakers mean seconds"
     assert lines[0].split() == header.split()
     assert lines[1].split() == ["de", "3", "1", "1", "1", "3", "2.00"]
-    assert f"skipped {len(REASONS)} clips:" in lines
+    assert f"skipped clips: {len(REASONS)}" in lines
     for file, reason in REASONS.items():
         assert [line for line in lines if line.startswith(f"  {file}: ") and reason in line], file
-    assert "ignored 2 files that are no audio" in lines
+    assert "ignored files that are no audio: 2" in lines
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     decoded = 3 + len(REASONS) - 2  # two are known by their names alone
@@ -337,7 +337,7 @@ def test_strict_writes_nothing(mixed, tmp_path):
     done = command("--corpus=emodb", f"--audio_dir={mixed}", f"--out={out}", "--strict")
     assert done.returncode == 2
     assert "03a01Wa.wav: unreadable" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("error: 13 clips were skipped and --strict")
+    assert done.stderr.splitlines()[-1].startswith("error: --strict is set and 13 clips were")
     assert list(tmp_path.iterdir()) == []
 
 
