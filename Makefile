@@ -8,15 +8,42 @@ RUN = .venv/bin/python -m
 venv: .venv/installed
 
 .venv/installed: requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: Python 3.11 or newer is needed; name one with PYTHON=python3.12"; exit 2; }
-	@$(PYTHON) -m venv --clear .venv 2>/dev/null || .ci/install_venv_module
-	@test -x .venv/bin/pip || $(PYTHON) -m venv --clear .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "error: Python 3.11 or newer is needed; name one, such as make PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -m venv --clear .venv >/dev/null 2>&1 || { \
+	  echo "The venv module is missing; installing Debian's package python3-venv"; \
+	  as_root=; test "$$(id -u)" = 0 || as_root=sudo; \
+	  $$as_root apt-get update -qq && $$as_root apt-get install -y -qq python3-venv && \
+	  $(PYTHON) -m venv --clear .venv; } || { \
+	  echo "error: no virtual environment could be made; install python3-venv"; exit 2; }
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@
 
-demo: venv
-	$(RUN) experiments.demo
+# The whole path on synthetic speech, in under five minutes on two cores.
+demo: data/demo/emofilm.npz data/demo/neutral.npz data/demo/silence.npz
+	$(RUN) fmaml_jax.main --flagfile=experiments/demo.cfg
+
+data/demo/emofilm data/demo/neutral data/demo/silence: | venv
+	$(RUN) data_prep.synthesise --kind=$(@F) --out_dir=$@
+
+data/demo/emofilm.npz: | data/demo/emofilm
+	$(RUN) data_prep.prepare --corpus=emofilm --audio_dir=data/demo/emofilm --out=$@
+
+data/demo/neutral.npz data/demo/silence.npz: data/demo/%.npz: | data/demo/%
+	$(RUN) data_prep.prepare --corpus=manifest --audio_dir=data/demo/$* --out=$@
+
+# Features of the public corpora and of silence; CORPORA is the folder that holds
+# emodb/, emovo/, ravdess/ and cremad/.
+public_data: $(addprefix data/,emodb.npz emovo.npz ravdess.npz cremad.npz silence.npz)
+
+data/silence: | venv
+	$(RUN) data_prep.synthesise --kind=silence --out_dir=$@
+
+data/silence.npz: | data/silence
+	$(RUN) data_prep.prepare --corpus=manifest --audio_dir=data/silence --out=$@
+
+data/emodb.npz data/emovo.npz data/ravdess.npz data/cremad.npz: data/%.npz: | venv
+	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --out=$@
 
 test: venv
 	.venv/bin/pytest
@@ -24,14 +51,3 @@ test: venv
 lint: venv
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
-
-# Features of the public corpora and of silence; CORPORA is the folder that holds
-# emodb/, emovo/, ravdess/ and cremad/.
-public_data: $(addprefix data/,emodb.npz emovo.npz ravdess.npz cremad.npz silence.npz)
-
-data/silence.npz: | venv
-	$(RUN) data_prep.synthesise --kind=silence --out_dir=data/silence
-	$(RUN) data_prep.prepare --corpus=manifest --audio_dir=data/silence --out=$@
-
-data/%.npz: | venv
-	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --out=$@

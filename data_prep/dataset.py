@@ -3,7 +3,7 @@
 Schema, version 1 (`numpy.load(path, allow_pickle=False)` reads it; strings are NumPy unicode):
 
     schema_version   int64            1
-    corpus           str              name of the corpus, as given to `data_prep.prepare`
+    corpus           str              name of the corpus, or of the folder it was read from
     feature_config   str              JSON object, how the features were made
     content_hash     str              SHA-256 of all other arrays
     features         float32 [clips, frames, coefficients]

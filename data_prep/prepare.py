@@ -27,7 +27,7 @@ from jaxtyping import Float32
 
 from data_prep.audio import AudioError, read_clip
 from data_prep.console import UserError, progress, run
-from data_prep.corpora import KNOWN, Clip, Listing, Skipped, clip_names, list_clips
+from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, Skipped, clip_names, list_clips
 from data_prep.dataset import Dataset, save
 from data_prep.features import FEATURES, FeatureConfig, mfcc
 
@@ -184,7 +184,7 @@ def prepare(
         )
     clips, names, recordings = zip(*(read[index] for index in kept), strict=True)
     dataset = Dataset(
-        corpus=corpus,
+        corpus=corpus if corpus in CORPORA else audio_dir.resolve().name,
         feature_config=config._asdict(),
         features=np.stack([recording.features for recording in recordings]),
         labels=np.array([clip.label for clip in clips]),

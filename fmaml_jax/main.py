@@ -1,5 +1,6 @@
 """`python -m fmaml_jax.main --flagfile=FILE`: flags to config, config to a run."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -31,8 +32,9 @@ def main() -> int:
 def _use_compilation_cache() -> None:
     """Keeps compiled programs for later runs, in a folder that only the user can write."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmaml_jax"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
+    with contextlib.suppress(OSError):  # without a home that can be written, every run compiles
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 if __name__ == "__main__":

@@ -66,10 +66,17 @@ def convergence(path: Path, metrics: Sequence[dict], results: dict) -> None:
     axes[0, 1].set_title(f"adaptation to {results['target']}, {results['episodes']} episodes")
     axes[1, 0].set_xlabel("meta-step")
     axes[1, 1].set_xlabel("inner step")
-    axes[1, 1].xaxis.get_major_locator().set_params(integer=True)
-    axes[1, 1].text(
-        0, 1 / (results["ways"] + results["fixed"]), "chance", color="grey", va="bottom"
-    )
+    for axis in axes[1]:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.text(
+            1,
+            results["chance"],
+            "chance",
+            color="grey",
+            va="bottom",
+            ha="right",
+            transform=axis.get_yaxis_transform(),
+        )
     figure.suptitle(_title(results))
     _save(figure, path)
 
