@@ -25,7 +25,7 @@ class Config:
     method: str = _setting("fmaml", "learner", choices=tuple(LEARNERS))
     shots: int = _setting(5, "K, support clips of each emotion", least=1)
     seed: int = _setting(0, "seed of the initialisation and of every episode", least=0)
-    meta_steps: int = _setting(300, "meta-training steps (outer updates)", least=1)
+    meta_steps: int = _setting(200, "meta-training steps (outer updates)", least=1)
     run_dir: str = _setting("", "folder of the run's outputs; an interrupted run continues in it")
 
     emotions: tuple[str, ...] = _setting(

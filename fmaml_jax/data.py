@@ -6,7 +6,7 @@ test's, and validation holds whole source speakers that training never hears.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,25 +46,27 @@ def load_clips(paths: Sequence[str]) -> Clips:
     """Reads and joins the .npz files that `data_prep.prepare` wrote.
 
     Raises:
-        UserError: a file cannot be used (see `dataset.load`), two files have the same content, or
-            their features were made in different ways.
+        UserError: a file cannot be used (see `dataset.load`), a clip is there twice, or the
+            features of two files were made in different ways.
     """
     parts = [dataset.load(path) for path in paths]
     hashes = {path: part.content_hash for path, part in zip(paths, parts, strict=True)}
-    first_with: dict[str, str] = {}
+    first = parts[0].feature_config
+    seen: dict[bytes, str] = {}
     for path, part in zip(paths, parts, strict=True):
-        if (other := first_with.setdefault(hashes[path], path)) != path:
-            raise UserError(f"{path} and {other} have the same content; name one of them in --data")
-        ours, reference = part.feature_config, parts[0].feature_config
-        if ours != reference:
-            keys = sorted(
-                k for k in ours.keys() | reference.keys() if ours.get(k) != reference.get(k)
-            )
+        if differing := [key for key in first if part.feature_config.get(key) != first[key]]:
             raise UserError(
-                f"{path} and {paths[0]} hold different features ("
-                + ", ".join(f"{key}: {ours.get(key)} and {reference.get(key)}" for key in keys)
-                + "); prepare both with the same flags"
+                f"{path} and {paths[0]} hold features that differ in {', '.join(differing)}; "
+                "prepare both with the same flags"
             )
+        for name, features in zip(part.names, part.features, strict=True):
+            clip = f"{name} of {path}"
+            other = seen.setdefault(hashlib.sha256(features.tobytes()).digest(), clip)
+            if other != clip:
+                raise UserError(
+                    f"{clip} and {other} are the same clip, which would be in support and query; "
+                    "leave one of the files out of --data"
+                )
 
     def join(field: str) -> np.ndarray:
         return np.concatenate([getattr(part, field) for part in parts])
@@ -125,12 +127,10 @@ def split_clips(
                 classes.append(np.flatnonzero(own & chosen))
         return tuple(classes)
 
-    held_out = {
-        source: _held_out(clips, source, (*emotions, *fixed), val_fraction) for source in sources
-    }
+    held_out = _held_out(clips, sources, (*emotions, *fixed), val_fraction)
     return Split(
-        train={source: pool(source, 0, ~held_out[source]) for source in sources},
-        val={source: pool(source, 1, held_out[source]) for source in sources},
+        train={source: pool(source, 0, ~held_out) for source in sources},
+        val={source: pool(source, 1, held_out) for source in sources},
         test={target: pool(target, 2, clips.languages == target)},
     )
 
@@ -145,8 +145,10 @@ class Scale(NamedTuple):
 def training_scale(features: Float32[np.ndarray, "clips time coeffs"], split: Split) -> Scale:
     """Mean and deviation of each coefficient over all frames of the meta-training clips."""
     used = np.unique(np.concatenate([np.concatenate(pool) for pool in split.train.values()]))
-    frames = features[used].reshape(-1, features.shape[-1])
-    return Scale(frames.mean(axis=0), frames.std(axis=0) + np.float32(1e-6))
+    frames = features[used].astype(np.float64).reshape(-1, features.shape[-1])
+    return Scale(
+        frames.mean(axis=0).astype(np.float32), (frames.std(axis=0) + 1e-6).astype(np.float32)
+    )
 
 
 def require_clips(
@@ -177,31 +179,43 @@ def require_clips(
 
 def _shared_parts(clips: Clips, label: str) -> list[Int[np.ndarray, " clips"]]:
     indices = np.flatnonzero((clips.languages == NO_LANGUAGE) & (clips.labels == label))
-    shuffled = np.asarray(sorted(indices, key=lambda i: _shuffling_key(clips.names[i])), int)
+    keys = [_shuffling_key(f"{clips.corpora[i]}/{clips.names[i]}") for i in indices]
+    shuffled = indices[np.argsort(keys)]
     return np.split(shuffled, [int(0.6 * len(shuffled)), int(0.8 * len(shuffled))])
 
 
 def _held_out(
-    clips: Clips, language: str, classes: Iterable[str], fraction: float
+    clips: Clips, sources: Sequence[str], classes: Sequence[str], fraction: float
 ) -> Bool[np.ndarray, " clips"]:
-    """Marks whole speakers of a language until each class has its share of clips.
+    """Marks whole speakers until each class of each source language has its share of clips.
 
-    Where a speaker is unknown the scene stands for it, and where that is unknown the clip.
+    One after the other, the speaker that fills most of what is lacking, less what it has too many;
+    with all of its languages. Where a speaker is unknown the scene stands for it, and where that is
+    unknown the clip.
     """
-    of_language = clips.languages == language
     known = np.where(clips.speakers != "", clips.speakers, clips.scenes)
     known = np.where(known != "", known, clips.names)
-    speakers = np.char.add(np.char.add(clips.corpora, "/"), known)
-    share = {label: fraction * np.sum(of_language & (clips.labels == label)) for label in classes}
-    marked = np.zeros(len(speakers), bool)
-    for speaker in sorted(set(speakers[of_language]), key=_shuffling_key):
-        members = of_language & (speakers == speaker)
-        if any(
-            np.sum(marked & (clips.labels == label)) < share[label]
-            for label in share.keys() & set(clips.labels[members])
-        ):
-            marked |= members
-    return marked
+    speaker_of_clip = np.char.add(np.char.add(clips.corpora, "/"), known)
+    used = np.isin(clips.languages, sources) & np.isin(clips.labels, classes)
+    speakers = np.array(sorted(set(speaker_of_clip[used]), key=_shuffling_key))
+    kinds = np.char.add(np.char.add(clips.languages, "/"), clips.labels)[used]
+    counts = np.array(
+        [
+            [np.sum(kinds[speaker_of_clip[used] == speaker] == kind) for kind in np.unique(kinds)]
+            for speaker in speakers
+        ]
+    )
+    total = counts.sum(axis=0)
+    lacking = np.maximum(fraction * total, np.minimum(2, total))
+    chosen = []
+    while (lacking > 0).any():
+        gain = np.minimum(counts, lacking.clip(0)).sum(axis=1)
+        surplus = counts.sum(axis=1) - gain
+        best = np.argmax(np.where(gain > 0, gain - surplus, -np.inf))
+        chosen.append(speakers[best])
+        lacking -= counts[best]
+        counts[best] = 0
+    return np.isin(speaker_of_clip, chosen)
 
 
 def _shuffling_key(name: str) -> str:

@@ -4,7 +4,7 @@ An episode is a pure function of (seed, split, step, task) and of the pools: any
 for the same ones gets the same ones, on any machine, in any order, before or after a resume.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -79,9 +79,9 @@ def sample(
     seed: int,
     split: str,
     step: int,
-    tasks: int,
+    tasks: Iterable[int],
 ) -> Episodes:
-    """Samples `tasks` tasks, each from one language, without repeating a clip within a task.
+    """Samples tasks, each from one language, without repeating a clip within a task.
 
     In training tasks the N emotions are put in a random order, so that their output positions
     carry no meaning; fixed classes always keep the last positions. Validation and test keep the
@@ -92,8 +92,8 @@ def sample(
         shape: clips to draw.
         seed: the run's seed.
         split: one of `SPLITS`; splits share no random numbers.
-        step: meta-step, or index of the evaluation batch.
-        tasks: number of tasks.
+        step: meta-step; 0 for validation and test.
+        tasks: numbers of the tasks, each of which is the same whatever others are asked for.
     """
     drawn = [
         _sample_task(
@@ -102,7 +102,7 @@ def sample(
             shape,
             permute=split == "train",
         )
-        for task in range(tasks)
+        for task in tasks
     ]
     return Episodes(*(np.stack(arrays).astype(np.int32) for arrays in zip(*drawn, strict=True)))
 

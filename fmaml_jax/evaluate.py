@@ -1,5 +1,6 @@
 """Evaluation: predictions of seeded episodes, and the figures drawn from them."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -40,8 +41,10 @@ def make_predict(learner: Learner, chunk: int) -> Callable[..., Array]:
 
     Args:
         learner: the method.
-        chunk: episodes computed at once.
+        chunk: the most episodes to compute at once.
     """
+    # A divisor, since a remainder would be compiled as a second program.
+    batch_size = math.gcd(min(chunk, EPISODES_PER_CALL), EPISODES_PER_CALL)
 
     @partial(jax.jit, static_argnames="batch_norm")
     def predict(
@@ -50,7 +53,7 @@ def make_predict(learner: Learner, chunk: int) -> Callable[..., Array]:
         def one(episode: Episodes) -> Array:
             return learner.predict(params, gather(features, episode), batch_norm)
 
-        return jax.lax.map(one, episodes, batch_size=chunk)
+        return jax.lax.map(one, episodes, batch_size=batch_size)
 
     return predict
 
@@ -90,8 +93,8 @@ def predict_episodes(
             shape,
             seed=seed,
             split=split,
-            step=start // EPISODES_PER_CALL,
-            tasks=EPISODES_PER_CALL,
+            step=0,
+            tasks=range(start, start + EPISODES_PER_CALL),
         )
         logits.append(np.asarray(predict(params, features, batch, batch_norm=batch_norm)))
         labels.append(batch.query_labels)

@@ -20,11 +20,11 @@ from jax import Array
 from jaxtyping import Float, Float32, PyTree
 
 from fmaml_jax.convolution import patches_conv
+from fmaml_jax.maml import Params
 
 INPUT_FRAMES = 40
 BLOCKS = 4
 
-Params = PyTree[Float[Array, "..."]]
 Statistics = PyTree[Float[Array, "..."]]
 
 

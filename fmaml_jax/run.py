@@ -15,7 +15,7 @@ from fmaml_jax.episodes import TaskShape, validation_tasks
 from fmaml_jax.learners import LEARNERS
 from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
 from fmaml_jax.run_folder import describe, open_folder, write_json
-from fmaml_jax.train import task_chunk, train
+from fmaml_jax.train import ADVICE, NonFiniteLossError, task_chunk, train
 
 
 def task_shapes(config: Config) -> tuple[TaskShape, TaskShape]:
@@ -45,9 +45,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
         val_fraction=config.val_fraction,
     )
     training, test = task_shapes(config)
-    require_clips(
-        split.test, config.classes, test.clips, "--shots or --test_query_per_(fixed_)class"
-    )
+    require_clips(split.test, config.classes, test.clips, "--shots or the --test_query flags")
     require_clips(split.train, config.classes, training.clips, "--shots or --query_per_class")
     if not validation_tasks(split.val, training)[0]:
         raise UserError(
@@ -77,6 +75,7 @@ def run(config: Config) -> dict[str, Any]:
         print(f"{folder} is finished; remove it to run it again\n{table(results)}")
         return results
     pooled = pool_time(clips.features, INPUT_FRAMES)
+    clips = clips._replace(features=pooled)  # the full frames are not needed any more
     scale = training_scale(pooled, split)
     features = jnp.asarray((pooled - scale.mean) / scale.deviation)
 
@@ -87,6 +86,7 @@ def run(config: Config) -> dict[str, Any]:
     selected = train(config, learner, predict, features, scale, split, training_shape, folder)
 
     # ---- evaluation on the target language
+    val_pools, val_shape = validation_tasks(split.val, training_shape)
     results = {
         "method": config.method,
         "target": config.target,
@@ -97,8 +97,13 @@ def run(config: Config) -> dict[str, Any]:
         "episodes": config.episodes,
         "query_per_class": config.test_query_per_class,
         "query_per_fixed_class": config.test_query_per_fixed_class,
-        "selected_step": int(selected.step),
-        "val_accuracy": round(float(selected.val_accuracy), 6),
+        "selection": {
+            "meta_step": int(selected.step),
+            "val_accuracy": round(float(selected.val_accuracy), 6),
+            "languages": sorted(val_pools),
+            "shots": val_shape.shots,
+            "query_per_class": val_shape.query[0],
+        },
         "chance": round(1 / len(config.classes), 6),
         "fixed_class_sources": _fixed_class_sources(config, clips, split),
     }
@@ -116,6 +121,8 @@ def run(config: Config) -> dict[str, Any]:
                 batch_norm=mode,
                 report=bar.update,
             )
+            if not np.isfinite(predictions.logits).all():
+                raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
             results[mode] = evaluate.summarise(predictions, config.classes, len(config.emotions))
 
     # ---- outputs

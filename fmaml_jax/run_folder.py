@@ -41,28 +41,29 @@ def open_folder(path: Path, description: dict[str, Any]) -> None:
             write_json(record, description)
             return
         earlier = json.loads(record.read_text())
+        differences = [
+            f"{key} was {earlier[part].get(key)}, now {description[part].get(key)}"
+            for part in ("config", "data_hashes", "feature_config")
+            for key in sorted(earlier[part].keys() | description[part].keys())
+            if earlier[part].get(key) != description[part].get(key)
+        ]
     except OSError as error:
         raise UserError(
             f"cannot use --run_dir={path}: {error.strerror}; choose a folder that can be written"
         ) from error
-    except json.JSONDecodeError as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{record} is damaged; remove the folder or choose another") from error
-    # Another version of a package may differ in the last bits; that is told, not refused.
-    differences = [
-        f"{key} was {earlier[part].get(key)}, now {description[part].get(key)}"
-        for part in ("config", "data_hashes", "feature_config")
-        for key in sorted(earlier[part].keys() | description[part].keys())
-        if earlier[part].get(key) != description[part].get(key)
-    ]
     if differences:
         raise UserError(
             f"--run_dir={path} belongs to another run ({'; '.join(differences)}); "
             "choose another folder or restore these settings"
         )
+    if earlier.get("versions") != description["versions"]:
+        print(f"{path} was begun with other package versions; the last bits may differ")
 
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
     os.replace(partial, path)

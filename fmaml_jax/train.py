@@ -1,14 +1,16 @@
 """Meta-training: one loop over meta-steps, which an interrupted run takes up where it stopped."""
 
 import json
+import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,9 @@ from fmaml_jax.maml import Params, meta_gradient
 
 TASK_CHUNK = {"cpu": 1}
 """Tasks computed at once, by backend; the whole batch where none is given."""
+
+
+ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
 
 class NonFiniteLossError(RuntimeError):
@@ -94,9 +99,9 @@ def make_update(
             return learner.loss(params, gather(features, episode))
 
         loss, task_accuracy, gradient = meta_gradient(task_loss, state.params, episodes, chunk)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         stepped = State(optax.apply_updates(state.params, updates), optimizer_state)
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm((gradient, stepped.params)))
         state = jax.tree.map(partial(jnp.where, finite), stepped, state)
         return state, StepMetrics(loss, task_accuracy, finite)
 
@@ -144,6 +149,7 @@ def train(
     )
     step = manager.latest_step() or 0
     if step:
+        # The scale follows from the data, whose hash the run folder has checked.
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, Checkpoint(state, selected, scale))
         state, selected, _ = manager.restore(step, args=ocp.args.StandardRestore(target))
 
@@ -179,7 +185,7 @@ def train(
             seed=config.seed,
             split="train",
             step=meta_step,
-            tasks=config.task_batch,
+            tasks=range(config.task_batch),
         )
 
     with (
@@ -197,7 +203,7 @@ def train(
                 save()
                 raise NonFiniteLossError(
                     f"the loss or its gradient is not finite at meta-step {step + 1}; the state "
-                    f"after meta-step {step} is saved; try a lower --inner_lr or --outer_lr"
+                    f"after meta-step {step} is saved; {ADVICE}"
                 )
             step += 1
             loss, task_accuracy = float(metrics.loss), float(metrics.accuracy)
@@ -210,6 +216,12 @@ def train(
             bar.update()
             if step % config.eval_every == 0 or step == config.meta_steps:
                 val_loss, val_accuracy = validate()
+                if not math.isfinite(val_loss):
+                    save()
+                    raise NonFiniteLossError(
+                        f"the validation loss is not finite after meta-step {step}, which is "
+                        f"saved; {ADVICE}"
+                    )
                 log({"step": step, "val_loss": val_loss, "val_accuracy": val_accuracy})
                 if val_accuracy > selected.val_accuracy:
                     selected = Selected(
@@ -218,7 +230,7 @@ def train(
                         jnp.asarray(step, jnp.int32),
                     )
                 save()
-            if received and step < config.meta_steps:
+            if received:
                 save()
                 raise InterruptedRunError(
                     f"stopped after meta-step {step}, which is saved; the same command continues",
@@ -230,16 +242,20 @@ def train(
 @contextmanager
 def _metrics_log(path: Path, step: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """Appends to a file of JSON lines, after dropping the lines of steps that are to be redone."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    # A line cut short by a kill is later than the checkpoint, and every line after it too.
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except json.JSONDecodeError:  # cut short by a kill, so later than the checkpoint
+            break
     partial_file = path.with_suffix(".tmp")
     partial_file.write_text("".join(kept))
     partial_file.replace(path)
     with path.open("a") as file:
 
         def log(entry: Mapping[str, float]) -> None:
-            file.write(json.dumps(entry) + "\n")
+            file.write(json.dumps(entry, allow_nan=False) + "\n")
             file.flush()
 
         yield log
@@ -252,10 +268,13 @@ def _stop_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {
-        number: signal.signal(number, lambda number, _: received.append(number))
-        for number in (signal.SIGTERM, signal.SIGINT)
-    }
+
+    def note(number: int, _: Any) -> None:
+        if not received:
+            print("stopping after this meta-step", file=sys.stderr)
+        received.append(number)
+
+    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield received
     finally:
