@@ -21,6 +21,8 @@ _AUDIO_SUFFIX = re.compile(
     r"|m4a|aac|wma|amr)",
     re.IGNORECASE,
 )
+# EmoFilm's list has "????", "unknown male" and "unknown female" for speakers it does not know.
+_UNKNOWN = re.compile(r"\?*$|unknown\b", re.IGNORECASE)
 
 
 class Corpus(NamedTuple):
@@ -385,13 +387,13 @@ def _parse_row(
 
 
 def _read_label_lists(paths: Iterable[Path]) -> dict[str, tuple[str, str]]:
-    """Speaker and film by file name, of every label list; "????" is an unknown speaker."""
+    """Speaker and film by file name, of every label list."""
     known = {}
     for path in paths:
         for row in _read_table(path):
             if not {"file", "speaker", "film"} <= row.keys():
                 raise UserError(f"{path} lacks a column file, speaker or film; mend or remove it")
-            speaker = "" if row["speaker"].strip("?") == "" else row["speaker"]
+            speaker = "" if _UNKNOWN.match(row["speaker"]) else row["speaker"]
             known[_plain(row["file"])] = (speaker, row["film"])
     return known
 

@@ -1,13 +1,13 @@
 """Every setting of a run: one frozen dataclass, from which the flags are made."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from absl import flags
 
 from data_prep.console import UserError
-from fmaml_jax.learners import LEARNERS
 
 BATCH_NORM_MODES = ("transductive", "inductive")
 
@@ -22,9 +22,9 @@ class Config:
 
     data: tuple[str, ...] = _setting((), "prepared .npz files, comma-separated")
     target: str = _setting("", "language code of the target, held out of meta-training")
-    method: str = _setting("fmaml", "learner", choices=tuple(LEARNERS))
+    method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
     shots: int = _setting(5, "K, support clips of each emotion", least=1)
-    seed: int = _setting(0, "seed of the initialisation and of every episode", least=0)
+    seed: int = _setting(0, "seed of the initialisation and of every episode", least=0, below=2**32)
     meta_steps: int = _setting(200, "meta-training steps (outer updates)", least=1)
     run_dir: str = _setting("", "folder of the run's outputs; an interrupted run continues in it")
 
@@ -130,6 +130,10 @@ def check(config: Config) -> None:
             raise UserError(
                 f"--{field.name}={value} is too small; give more than {limits['above']}"
             )
+        if isinstance(value, float) and math.isinf(value):
+            raise UserError(
+                f"--{field.name}={value} is no number to compute with; give a finite one"
+            )
         if "below" in limits and not value < limits["below"]:
             raise UserError(
                 f"--{field.name}={value} is too large; give less than {limits['below']}"
@@ -146,6 +150,8 @@ def check(config: Config) -> None:
         raise UserError(
             f"{', '.join(repeated)} stands twice in --emotions and --fixed; name a class once"
         )
+    if "" in config.data:
+        raise UserError("--data has an empty name; write file names between commas")
     if repeated := sorted({path for path in config.data if config.data.count(path) > 1}):
         raise UserError(f"--data names {', '.join(repeated)} twice; its clips would leak")
     if config.task_chunk and config.task_batch % config.task_chunk:

@@ -1,6 +1,7 @@
 """One run from data to results: load, split, check, meta-train, evaluate, write the run folder."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from fmaml_jax import evaluate, plots
 from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
 from fmaml_jax.episodes import TaskShape, validation_tasks
-from fmaml_jax.learners import LEARNERS
-from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
-from fmaml_jax.run_folder import describe, open_folder, write_json
+from fmaml_jax.learners import find_learner
+from fmaml_jax.learners.interface import Learner
+from fmaml_jax.model import INPUT_FRAMES, Model, make_model, pool_time
+from fmaml_jax.run_folder import describe, run_folder, write_json
 from fmaml_jax.train import ADVICE, NonFiniteLossError, task_chunk, train
 
 
@@ -62,31 +64,49 @@ def run(config: Config) -> dict[str, Any]:
         The content of `results.json`.
 
     Raises:
-        UserError: data or run folder cannot be used.
+        UserError: method, data or run folder cannot be used.
         NonFiniteLossError, InterruptedRunError: see `train`.
     """
-    # ---- data
+    make_learner = find_learner(config.method)
     clips, split = load_split(config)
-    training_shape, test_shape = task_shapes(config)
     folder = Path(config.run_dir)
-    open_folder(folder, describe(config, clips.hashes, clips.feature_config))
-    if (folder / "results.json").exists():
-        results = json.loads((folder / "results.json").read_text())
-        print(f"{folder} is finished; remove it to run it again\n{table(results)}")
-        return results
-    pooled = pool_time(clips.features, INPUT_FRAMES)
-    clips = clips._replace(features=pooled)  # the full frames are not needed any more
-    scale = training_scale(pooled, split)
-    features = jnp.asarray((pooled - scale.mean) / scale.deviation)
+    with run_folder(folder, describe(config, clips.hashes, clips.feature_config)):
+        if (folder / "results.json").exists():
+            print(f"{folder} is finished; remove it to run it again")
+            results = json.loads((folder / "results.json").read_text())
+        else:
+            results = _train_and_evaluate(config, make_learner, clips, split, folder)
+    print(table(results))
+    return results
+
+
+def _train_and_evaluate(
+    config: Config,
+    make_learner: Callable[[Config, Model], Learner],
+    clips: Clips,
+    split: Split,
+    folder: Path,
+) -> dict[str, Any]:
+    # ---- features, on the device
+    clips = clips._replace(features=pool_time(clips.features, INPUT_FRAMES))
+    scale = training_scale(clips.features, split)
+    features = jnp.asarray((clips.features - scale.mean) / scale.deviation)
 
     # ---- meta-training
-    model = make_model(len(config.classes), features.shape[2], config.filters)
-    learner = LEARNERS[config.method](config, model)
+    training_shape, test_shape = task_shapes(config)
+    val_pools, val_shape = validation_tasks(split.val, training_shape)
+    print(
+        f"Training on {', '.join(split.train)}; selecting on held-out speakers of "
+        f"{', '.join(val_pools)}: {val_shape.shots} shots, {val_shape.query[0]} queries a class",
+        flush=True,
+    )
+    learner = make_learner(
+        config, make_model(len(config.classes), features.shape[2], config.filters)
+    )
     predict = evaluate.make_predict(learner, task_chunk(config))
     selected = train(config, learner, predict, features, scale, split, training_shape, folder)
 
     # ---- evaluation on the target language
-    val_pools, val_shape = validation_tasks(split.val, training_shape)
     results = {
         "method": config.method,
         "target": config.target,
@@ -125,12 +145,11 @@ def run(config: Config) -> dict[str, Any]:
                 raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
             results[mode] = evaluate.summarise(predictions, config.classes, len(config.emotions))
 
-    # ---- outputs
+    # ---- outputs; results.json comes last, since it marks the run as finished
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     plots.convergence(folder / "convergence.png", metrics, results)
     plots.confusion(folder / "confusion.png", config.classes, results)
     write_json(folder / "results.json", results)
-    print(table(results))
     print(f"Results and pictures are in {folder}/")
     return results
 

@@ -1,8 +1,10 @@
 """A run's folder: what it was made from, and what came out of it."""
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -25,21 +27,43 @@ def describe(config: Config, hashes: Mapping[str, str], feature_config: Mapping)
     }
 
 
-def open_folder(path: Path, description: dict[str, Any]) -> None:
-    """Makes the folder, or takes up one that the same config and data began.
+@contextlib.contextmanager
+def run_folder(path: Path, description: dict[str, Any]) -> Iterator[None]:
+    """Makes the folder, or takes up one that the same config and data began, and keeps it locked.
 
     Raises:
-        UserError: it cannot be written, it holds something else, or it is of another run; then
-            the differences are shown.
+        UserError: it cannot be written, it holds something else, another process uses it, or it
+            is of another run; then the differences are shown.
     """
-    record = path / "config.json"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if not record.exists():
-            if any(not entry.name.startswith(".") for entry in path.iterdir()):
-                raise UserError(f"--run_dir={path} holds other files; choose a new or empty folder")
-            write_json(record, description)
-            return
+        lock = (path / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot use --run_dir={path}: {error.strerror}; choose a folder that can be written"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"another process is at work in --run_dir={path}; wait for it or stop it"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        _claim(path, description)
+        yield
+
+
+def _claim(path: Path, description: dict[str, Any]) -> None:
+    """Writes `config.json`, or compares it with the one that is there."""
+    record = path / "config.json"
+    if not record.exists():
+        if any(not entry.name.startswith(".") for entry in path.iterdir()):
+            raise UserError(f"--run_dir={path} holds other files; choose a new or empty folder")
+        write_json(record, description)
+        return
+    try:
         earlier = json.loads(record.read_text())
         differences = [
             f"{key} was {earlier[part].get(key)}, now {description[part].get(key)}"
@@ -47,10 +71,6 @@ def open_folder(path: Path, description: dict[str, Any]) -> None:
             for key in sorted(earlier[part].keys() | description[part].keys())
             if earlier[part].get(key) != description[part].get(key)
         ]
-    except OSError as error:
-        raise UserError(
-            f"cannot use --run_dir={path}: {error.strerror}; choose a folder that can be written"
-        ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{record} is damaged; remove the folder or choose another") from error
     if differences:

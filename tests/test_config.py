@@ -1,5 +1,7 @@
 """Flags: every flagfile parses, every contradiction is one sentence."""
 
+import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,8 +43,12 @@ def test_every_flagfile_parses(name, monkeypatch):
     lacking = () if name in CELLS or name == "demo.cfg" else GOOD
     config = parse(f"--flagfile=experiments/{name}", *lacking)
     assert config.method == "fmaml"
-    first = (ROOT / "experiments" / name).read_text().splitlines()[0]
-    assert first.startswith("# ")
+    header = [
+        line for line in (ROOT / "experiments" / name).read_text().splitlines() if line[:2] == "# "
+    ]
+    if name in CELLS:
+        assert header[0] == f"# python -m fmaml_jax.main --flagfile=experiments/{name}"
+        assert header[1].startswith("# Run time and result: ")
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -81,7 +87,9 @@ def test_fixed_classes_come_last():
         ((*GOOD, "--inner_lr=0"), "--inner_lr=0.0 is too small; give more than 0"),
         ((*GOOD, "--inner_lr=nan"), "--inner_lr=nan"),
         ((*GOOD, "--val_fraction=1"), "--val_fraction=1.0 is too large; give less than 1"),
-        ((*GOOD, "--method=maml9"), "--method=maml9 is unknown; choose from fmaml"),
+        ((*GOOD, "--outer_lr=inf"), "--outer_lr=inf is no number"),
+        ((*GOOD, f"--seed={2**32}"), "--seed=4294967296 is too large"),
+        ((*GOOD, "--data=,a.npz"), "--data has an empty name"),
         ((*GOOD, "--batch_norm=none"), "choose from transductive, inductive"),
         ((*GOOD, "--emotions=joy"), "at least two"),
         ((*GOOD, "--emotions=joy,,fear"), "empty name"),
@@ -104,7 +112,8 @@ def test_bad_values_are_one_sentence(arguments, sentence):
         (("--shots=five",), "shots"),
         (("--flagfile=experiments/nothing.cfg",), "nothing.cfg"),
         (("runs/x",), "'runs/x' is not a flag"),
-        ((*GOOD,), "a.npz does not exist; make it with `python -m data_prep.prepare`"),
+        (GOOD, "a.npz does not exist; make it with `python -m data_prep.prepare`"),
+        ((*GOOD, "--method=maml9"), "--method=maml9 is unknown; choose from fmaml"),
     ],
 )
 def test_command_ends_with_one_line_and_code_2(arguments, sentence, tmp_path):
@@ -120,3 +129,16 @@ def test_command_ends_with_one_line_and_code_2(arguments, sentence, tmp_path):
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert sentence in done.stderr
+
+
+def test_help_lists_every_flag(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "fmaml_jax.main", "--help"],
+        cwd=ROOT,
+        env={"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    for field in dataclasses.fields(Config):
+        assert re.search(rf"--(\[no\])?{field.name}\b", done.stdout), field.name

@@ -62,7 +62,35 @@ def test_validation_holds_out_whole_speakers_of_every_class(clips):
         for kept, held_out in zip(split.train[language], split.val[language], strict=True):
             if clips.languages[held_out[0]] == language:
                 assert len(held_out) >= 0.3 * (len(kept) + len(held_out))
-                assert len(held_out) <= 0.5 * (len(kept) + len(held_out))
+
+
+def test_speaker_of_two_languages_is_held_out_in_both_or_neither(clips):
+    # Corpora aa and bb become one, whose speakers s0..s5 speak both languages.
+    bilingual = clips._replace(corpora=np.where(clips.languages == "zxx", "silence", "both"))
+    split = deal(bilingual)
+    speakers = {
+        part: set(clips.speakers[np.concatenate([c for p in pools.values() for c in p[:4]])])
+        for part, pools in (("train", split.train), ("val", split.val))
+    }
+    assert len(speakers["train"] | speakers["val"]) == 6
+    assert not speakers["train"] & speakers["val"]
+
+
+def test_where_no_speaker_is_known_scenes_stay_together(clips):
+    scenes = np.array([f"scene{int(name[-3:]) % 8}" for name in clips.names])
+    anonymous = clips._replace(speakers=np.full(len(scenes), ""), scenes=scenes)
+    split = deal(anonymous)
+    for language in ("aa", "bb"):
+        train, val = (np.concatenate(part[language][:4]) for part in (split.train, split.val))
+        assert len(train)
+        assert len(val)
+        assert not set(scenes[train]) & set(scenes[val])
+
+
+def test_hold_out_overshoots_by_less_than_a_speaker(clips):
+    # Six speakers of four clips a class: a fifth is 4.8 clips, so two speakers, 8 clips.
+    for pool in deal(clips, val_fraction=0.2).val.values():
+        assert [len(members) for members in pool[:4]] == [8, 8, 8, 8]
 
 
 def test_pools_are_in_the_order_of_the_classes(clips):
@@ -120,10 +148,10 @@ def test_too_few_clips_names_class_language_and_both_numbers(clips):
 def test_files_that_do_not_go_together_are_named(tmp_path, paths):
     copy, other = str(tmp_path / "copy.npz"), str(tmp_path / "other.npz")
     save(copy, make_corpus("aa", seed=0))
-    with pytest.raises(UserError, match=r"copy.npz and .*aa.npz have the same content"):
+    with pytest.raises(UserError, match=r"anger000 of .*copy.npz and anger000 of .*aa.npz are the"):
         load_clips([*paths, copy])
     save(other, make_corpus("dd")._replace(feature_config={"clip_seconds": 1.0}))
-    with pytest.raises(UserError, match=r"\(clip_seconds: 1.0 and 0.5\)"):
+    with pytest.raises(UserError, match=r"differ in clip_seconds"):
         load_clips([*paths, other])
     with pytest.raises(UserError, match=r"nothing.npz does not exist; make it with"):
         load_clips([str(tmp_path / "nothing.npz")])

@@ -1,11 +1,13 @@
 """Whole runs on small corpora: outputs, resume after every kind of stop, and bad run folders."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -115,7 +117,8 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in metrics if "loss" in line] == list(range(1, 25))
     assert [line["step"] for line in metrics if "val_loss" in line] == [8, 16, 24]
-    assert results["selected_step"] in (8, 16, 24)
+    assert results["selection"]["meta_step"] in (8, 16, 24)
+    assert results["selection"]["languages"] == ["aa", "bb"]
     for picture in ("convergence.png", "confusion.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
@@ -131,20 +134,25 @@ def test_finished_run_is_not_done_again(config):
     assert (Path(config.run_dir) / "results.json").stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stop_signal_saves_and_the_same_command_continues(
-    number, config, uninterrupted, tmp_path, monkeypatch
-):
+def stop_at(step_to_stop, number):
+    """A sampler that sends this process a signal when it prepares the tasks after that step."""
     sample = train_module.sample
 
-    def stop_at_step_11(*args, step, **kwargs):
-        if step == 11:
+    def stopping_sample(*args, step, split, **kwargs):
+        if split == "train" and step == step_to_stop:
             os.kill(os.getpid(), number)
-        return sample(*args, step=step, **kwargs)
+        return sample(*args, step=step, split=split, **kwargs)
 
+    return stopping_sample
+
+
+@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 11), (signal.SIGINT, 24)])
+def test_stop_signal_saves_and_the_same_command_continues(
+    number, step, config, uninterrupted, tmp_path, monkeypatch
+):
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "sample", stop_at_step_11)
-        with pytest.raises(InterruptedRunError, match="after meta-step 11, which is saved"):
+        patch.setattr(train_module, "sample", stop_at(step, number))
+        with pytest.raises(InterruptedRunError, match=f"after meta-step {step}, which is saved"):
             run(config)
     assert not (Path(config.run_dir) / "results.json").exists()
     run(config)
@@ -165,20 +173,18 @@ def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterru
         "train.sample = slow\n"
         "run.run(eval(sys.argv[1]))\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, repr(config)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout.readline() == "step 19\n"
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", script, repr(config)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert "step 19\n" in process.stdout  # reads until it comes, or the process ends
+        process.kill()
     folder = Path(config.run_dir)
     # What a kill in mid-write leaves behind: a checkpoint under its temporary name, half a line.
-    (folder / "checkpoints" / "18.orbax-checkpoint-tmp").mkdir()
+    cut_short = folder / "checkpoints" / "18.orbax-checkpoint-tmp"
+    shutil.copytree(folder / "checkpoints" / "16", cut_short)
+    for file in cut_short.rglob("*"):
+        if file.is_file():
+            os.truncate(file, file.stat().st_size // 2)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 19, "lo')
     run(config)
@@ -210,6 +216,31 @@ def test_folder_with_other_files_is_refused(config):
     assert (folder / "thesis.txt").read_text() == "mine"
     with pytest.raises(UserError, match="cannot use --run_dir"):
         run(replace(config, run_dir=str(folder / "thesis.txt" / "below")))
+
+
+def test_folder_in_use_is_refused(config):
+    folder = Path(config.run_dir)
+    folder.mkdir()
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another process is at work"):
+            run(config)
+    run(config)
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '"x"', "{", "\xff"])
+def test_damaged_record_is_refused(config, content):
+    folder = Path(config.run_dir)
+    folder.mkdir()
+    (folder / "config.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match="is damaged"):
+        run(config)
+
+
+def test_a_problem_without_fixed_classes_runs(config):
+    results = run(replace(config, fixed=(), meta_steps=8))
+    assert (results["ways"], results["fixed"]) == (3, 0)
+    assert results["inductive"]["accuracy"] == results["inductive"]["emotion_accuracy"]
 
 
 def test_class_with_too_few_clips_stops_before_any_work(config):
@@ -245,7 +276,24 @@ def test_non_finite_loss_keeps_the_last_good_state(config, monkeypatch):
         run(config)
 
 
-def test_paper_network_trains_without_recompiling(data, tmp_path, caplog):
+def test_non_finite_validation_is_never_selected(config, monkeypatch):
+    def model_that_breaks_at_the_test_steps(*args):
+        model = linear_model(*args)
+
+        def apply(params, clips, statistics=None):
+            # Support sets, in adaptation, have 9 clips; validation queries are those of training.
+            return model.apply(params, clips, statistics) * (1e30 if len(clips) == 9 else 1.0)
+
+        return model._replace(apply=apply)
+
+    monkeypatch.setattr(run_module, "make_model", model_that_breaks_at_the_test_steps)
+    with pytest.raises(NonFiniteLossError):
+        run(config)
+    assert not (Path(config.run_dir) / "results.json").exists()
+    assert "NaN" not in (Path(config.run_dir) / "metrics.jsonl").read_text()
+
+
+def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, monkeypatch):
     config = Config(
         data=data,
         target="cc",
@@ -264,10 +312,49 @@ def test_paper_network_trains_without_recompiling(data, tmp_path, caplog):
         test_query_per_class=2,
         test_query_per_fixed_class=2,
     )
-    with jax.log_compiles(), caplog.at_level("WARNING"):
+    compiled_by_step = {}
+
+    def note_compilations(*args, step, split, **kwargs):
+        if split == "train":
+            compiled_by_step[step] = sum("Compiling" in r.getMessage() for r in caplog.records)
+        return sample(*args, step=step, split=split, **kwargs)
+
+    sample = train_module.sample
+    with jax.log_compiles(), caplog.at_level("WARNING"), monkeypatch.context() as patch:
+        patch.setattr(train_module, "sample", note_compilations)
         results = run(config)
-    compiled = [r.getMessage() for r in caplog.records if "Compiling" in r.getMessage()]
-    assert sum("Compiling jit(update)" in message for message in compiled) == 1
-    # One for each batch-norm mode: tasks of validation and test have the same shape here.
-    assert sum("Compiling jit(predict)" in message for message in compiled) == 2
+    # Step 1 compiles the update, the validation after step 2 the predictions; then all is there.
+    assert compiled_by_step[1] > compiled_by_step[0]
+    assert compiled_by_step[3] == compiled_by_step[4]
     assert results["chance"] == pytest.approx(1 / 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "sentence"),
+    [({}, 0, ""), ({"inner_lr": 1e30}, 1, "error: the loss or its gradient is not finite")],
+)
+def test_exit_codes(config, change, code, sentence):
+    script = (
+        "import sys\n"
+        "from absl import flags\n"
+        "from data_prep import console\n"
+        "from fmaml_jax import config, main, run\n"
+        "from tests.test_run import linear_model\n"
+        "run.make_model = linear_model\n"
+        "config.define_flags()\n"
+        "console.run(main.main)\n"
+    )
+    arguments = [
+        f"--{key}={','.join(value) if isinstance(value, tuple) else value}"
+        for key, value in asdict(replace(config, meta_steps=2, **change)).items()
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr

@@ -4,21 +4,15 @@ What makes it F-MAML is in the tasks (see `episodes`): fixed classes keep the la
 every query and in no support. The update itself is MAML's.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float, Scalar
 
+from fmaml_jax.config import Config
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task, adapt, cross_entropy
 from fmaml_jax.model import Model
-
-if TYPE_CHECKING:
-    from fmaml_jax.config import Config
 
 
 def make(config: Config, model: Model) -> Learner:
