@@ -1,7 +1,6 @@
 """From audio files to an .npz: the features, every kind of bad input, and the same bytes."""
 
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -357,11 +356,24 @@ def test_nothing_usable(tmp_path, capsys):
 def test_full_disk_leaves_nothing(tmp_path):
     write(tmp_path / "audio" / "03a01Fa.wav", noise())
     out = tmp_path / "out" / "x.npz"
-    done = command(
-        "--corpus=emodb",
-        f"--audio_dir={tmp_path / 'audio'}",
-        f"--out={out}",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)),
+    # The limit is set in the process itself: to fork where JAX has threads is not safe.
+    limited = (
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); "
+        "runpy.run_module('data_prep.prepare', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            limited,
+            "--corpus=emodb",
+            f"--audio_dir={tmp_path / 'audio'}",
+            f"--out={out}",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith(f"error: cannot write {out}: File too large")
