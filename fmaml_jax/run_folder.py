@@ -4,11 +4,14 @@ import contextlib
 import fcntl
 import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+import jax
 
 from data_prep.console import UserError
 from fmaml_jax.config import Config
@@ -17,13 +20,17 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scip
 
 
 def describe(config: Config, hashes: Mapping[str, str], feature_config: Mapping) -> dict[str, Any]:
-    """What `config.json` holds: settings, content hash of each data file, package versions."""
+    """What `config.json` holds: settings, content hash of each data file, versions, device."""
     settings = {key: value for key, value in asdict(config).items() if key != "run_dir"}
     return {
         "config": json.loads(json.dumps(settings)),
         "data_hashes": dict(hashes),
         "feature_config": dict(feature_config),
-        "versions": {package: metadata.version(package) for package in PACKAGES},
+        "versions": {
+            "python": platform.python_version(),
+            **{package: metadata.version(package) for package in PACKAGES},
+            "device": jax.devices()[0].device_kind,
+        },
     }
 
 
@@ -79,7 +86,7 @@ def _claim(path: Path, description: dict[str, Any]) -> None:
             "choose another folder or restore these settings"
         )
     if earlier.get("versions") != description["versions"]:
-        print(f"{path} was begun with other package versions; the last bits may differ")
+        print(f"{path} was begun with other versions or on another device; last bits may differ")
 
 
 def write_json(path: Path, content: Any) -> None:
