@@ -134,7 +134,7 @@ def train(
         The parameters with the best accuracy on held-out source speakers, and where they arose.
 
     Raises:
-        NonFiniteLossError: names the meta-step; the state before it is saved.
+        NonFiniteLossError: names the meta-step; the last good state is kept.
         InterruptedRunError: SIGTERM or Ctrl-C came; the state is saved.
     """
     # ---- state: new, or as the last checkpoint has it
@@ -216,11 +216,10 @@ def train(
             bar.update()
             if step % config.eval_every == 0 or step == config.meta_steps:
                 val_loss, val_accuracy = validate()
-                if not math.isfinite(val_loss):
-                    save()
+                if not math.isfinite(val_loss):  # not saved: a rerun has to validate it again
                     raise NonFiniteLossError(
-                        f"the validation loss is not finite after meta-step {step}, which is "
-                        f"saved; {ADVICE}"
+                        f"the validation loss is not finite after meta-step {step}; the checkpoint "
+                        f"before it is kept; {ADVICE}"
                     )
                 log({"step": step, "val_loss": val_loss, "val_accuracy": val_accuracy})
                 if val_accuracy > selected.val_accuracy:

@@ -276,21 +276,16 @@ def test_non_finite_loss_keeps_the_last_good_state(config, monkeypatch):
         run(config)
 
 
-def test_non_finite_validation_is_never_selected(config, monkeypatch):
-    def model_that_breaks_at_the_test_steps(*args):
-        model = linear_model(*args)
+def test_non_finite_validation_stops_the_run_every_time(config, monkeypatch):
+    def broken_log_loss(predictions):
+        return np.full(predictions.logits.shape[:2], np.nan)
 
-        def apply(params, clips, statistics=None):
-            # Support sets, in adaptation, have 9 clips; validation queries are those of training.
-            return model.apply(params, clips, statistics) * (1e30 if len(clips) == 9 else 1.0)
-
-        return model._replace(apply=apply)
-
-    monkeypatch.setattr(run_module, "make_model", model_that_breaks_at_the_test_steps)
-    with pytest.raises(NonFiniteLossError):
-        run(config)
+    monkeypatch.setattr(train_module, "log_loss", broken_log_loss)
+    for _ in range(2):
+        with pytest.raises(NonFiniteLossError, match=r"validation loss .* after meta-step 8;"):
+            run(config)
     assert not (Path(config.run_dir) / "results.json").exists()
-    assert "NaN" not in (Path(config.run_dir) / "metrics.jsonl").read_text()
+    assert "val" not in (Path(config.run_dir) / "metrics.jsonl").read_text()
 
 
 def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, monkeypatch):
