@@ -49,7 +49,7 @@ class Config:
     )
     filters: int = _setting(64, "filters of each convolution", least=1)
     task_chunk: int = _setting(
-        0, "tasks computed at once, a divisor of --task_batch; 0: as suits the backend", least=0
+        0, "the most tasks that a device computes at once; 0: as suits the backend", least=0
     )
 
     val_fraction: float = _setting(
@@ -154,7 +154,3 @@ def check(config: Config) -> None:
         raise UserError("--data has an empty name; write file names between commas")
     if repeated := sorted({path for path in config.data if config.data.count(path) > 1}):
         raise UserError(f"--data names {', '.join(repeated)} twice; its clips would leak")
-    if config.task_chunk and config.task_batch % config.task_chunk:
-        raise UserError(
-            f"--task_chunk={config.task_chunk} does not divide --task_batch={config.task_batch}"
-        )

@@ -12,16 +12,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped
 
-from data_prep import dataset
 from data_prep.console import UserError
 from data_prep.dataset import NO_LANGUAGE
+from data_prep.shards import load_corpora
 
 Pool = tuple[Int[np.ndarray, " clips"], ...]
 ClipNames = Shaped[np.ndarray, " clips"]
 
 
 class Clips(NamedTuple):
-    """The clips of all prepared corpora, one after the other; `hashes` by file of --data."""
+    """The clips of all prepared corpora, one after the other; `hashes` by file or pattern."""
 
     features: Float32[np.ndarray, "clips frames coeffs"]
     labels: ClipNames
@@ -42,15 +42,16 @@ class Split(NamedTuple):
     test: dict[str, Pool]
 
 
-def load_clips(paths: Sequence[str]) -> Clips:
-    """Reads and joins the .npz files that `data_prep.prepare` wrote.
+def load_clips(data: Sequence[str]) -> Clips:
+    """Reads and joins the .npz files that `data_prep.prepare` wrote, by name or pattern.
 
     Raises:
-        UserError: a file cannot be used (see `dataset.load`), a clip is there twice, or the
-            features of two files were made in different ways.
+        UserError: a file cannot be used or is missing (see `load_corpora`), a clip is there
+            twice, or the features of two corpora were made in different ways.
     """
-    parts = [dataset.load(path) for path in paths]
-    hashes = {path: part.content_hash for path, part in zip(paths, parts, strict=True)}
+    corpora = load_corpora(data)
+    paths, parts = list(corpora), list(corpora.values())
+    hashes = {path: part.content_hash for path, part in corpora.items()}
     first = parts[0].feature_config
     seen: dict[bytes, str] = {}
     for path, part in zip(paths, parts, strict=True):

@@ -12,11 +12,20 @@ from jaxtyping import Float, Float32, Int
 from scipy import stats
 
 from fmaml_jax.data import Pool
+from fmaml_jax.devices import (
+    Layout,
+    host_share,
+    largest_divisor,
+    replicated,
+    split_tasks,
+    to_devices,
+)
 from fmaml_jax.episodes import Episodes, TaskShape, sample
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
 
-EPISODES_PER_CALL = 10
+EPISODES_PER_DEVICE = 10
+"""Episodes in a call; more would make progress and the reply to Ctrl-C coarser."""
 
 
 class Predictions(NamedTuple):
@@ -36,30 +45,33 @@ def gather(features: Float[Array, "clips time coeffs"], episodes: Episodes) -> T
     )
 
 
-def make_predict(learner: Learner, chunk: int) -> Callable[..., Array]:
-    """A jitted (params, features, episodes, mode) -> logits [episodes, steps, queries, classes].
+def make_predict(learner: Learner, layout: Layout) -> Callable[..., tuple[Array, Array]]:
+    """A jitted (params, features, episodes, mode) -> (logits, labels), whole on every device.
 
-    Args:
-        learner: the method.
-        chunk: the most episodes to compute at once.
+    The logits are [episodes, steps, queries, classes], the labels those of the episodes' queries.
     """
-    # A divisor, since a remainder would be compiled as a second program.
-    batch_size = math.gcd(min(chunk, EPISODES_PER_CALL), EPISODES_PER_CALL)
 
-    @partial(jax.jit, static_argnames="batch_norm")
+    @partial(jax.jit, static_argnames="batch_norm", out_shardings=replicated(layout.mesh))
     def predict(
         params: Params, features: Array, episodes: Episodes, batch_norm: str
-    ) -> Float[Array, "episodes steps queries classes"]:
-        def one(episode: Episodes) -> Array:
-            return learner.predict(params, gather(features, episode), batch_norm)
+    ) -> tuple[Float[Array, "episodes steps queries classes"], Int[Array, "episodes queries"]]:
+        def share_logits(params: Params, features: Array, episodes: Episodes) -> Array:
+            def one(episode: Episodes) -> Array:
+                return learner.predict(params, gather(features, episode), batch_norm)
 
-        return jax.lax.map(one, episodes, batch_size=batch_size)
+            # A divisor, since a remainder would be compiled as a second program.
+            chunk = largest_divisor(len(episodes.query), layout.chunk)
+            return jax.lax.map(one, episodes, batch_size=chunk)
+
+        logits = split_tasks(share_logits, layout.mesh, mean=False)(params, features, episodes)
+        return logits, episodes.query_labels
 
     return predict
 
 
 def predict_episodes(
-    predict: Callable[..., Array],
+    predict: Callable[..., tuple[Array, Array]],
+    layout: Layout,
     params: Params,
     features: Float[Array, "clips time coeffs"],
     pools: Mapping[str, Pool],
@@ -75,6 +87,7 @@ def predict_episodes(
 
     Args:
         predict: from `make_predict`.
+        layout: the one that `predict` was made with.
         params: the learner's parameters.
         features: all clips.
         pools: clips to draw from, by language and class.
@@ -85,20 +98,19 @@ def predict_episodes(
         batch_norm: "transductive" or "inductive".
         report: is told after each call how many more episodes are done.
     """
+    devices = layout.mesh.size
+    count = devices * min(math.ceil(episodes / devices), EPISODES_PER_DEVICE)
     logits, labels = [], []
-    for start in range(0, episodes, EPISODES_PER_CALL):
+    for start in range(0, episodes, count):
         # Always the same number, so that one compiled program serves; the rest is cut off.
-        batch = sample(
-            pools,
-            shape,
-            seed=seed,
-            split=split,
-            step=0,
-            tasks=range(start, start + EPISODES_PER_CALL),
-        )
-        logits.append(np.asarray(predict(params, features, batch, batch_norm=batch_norm)))
-        labels.append(batch.query_labels)
-        report(min(EPISODES_PER_CALL, episodes - start))
+        tasks = host_share(range(start, start + count))
+        batch = sample(pools, shape, seed=seed, split=split, step=0, tasks=tasks)
+        batch = to_devices(layout.mesh, batch)
+        for array, whole in zip(
+            predict(params, features, batch, batch_norm=batch_norm), (logits, labels), strict=True
+        ):
+            whole.append(np.asarray(array))
+        report(min(count, episodes - start))
     return Predictions(np.concatenate(logits)[:episodes], np.concatenate(labels)[:episodes])
 
 

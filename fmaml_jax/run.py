@@ -5,19 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from data_prep.console import UserError, progress
 from fmaml_jax import evaluate, plots
 from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
+from fmaml_jax.devices import make_layout, replicated
 from fmaml_jax.episodes import TaskShape, validation_tasks
 from fmaml_jax.learners import find_learner
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.model import INPUT_FRAMES, Model, make_model, pool_time
 from fmaml_jax.run_folder import describe, run_folder, write_json
-from fmaml_jax.train import ADVICE, NonFiniteLossError, task_chunk, train
+from fmaml_jax.train import ADVICE, NonFiniteLossError, train
 
 
 def task_shapes(config: Config) -> tuple[TaskShape, TaskShape]:
@@ -90,7 +91,10 @@ def _train_and_evaluate(
     # ---- features, on the device
     clips = clips._replace(features=pool_time(clips.features, INPUT_FRAMES))
     scale = training_scale(clips.features, split)
-    features = jnp.asarray((clips.features - scale.mean) / scale.deviation)
+    layout = make_layout(config.task_batch, config.task_chunk)
+    features = jax.device_put(
+        (clips.features - scale.mean) / scale.deviation, replicated(layout.mesh)
+    )
 
     # ---- meta-training
     training_shape, test_shape = task_shapes(config)
@@ -103,8 +107,10 @@ def _train_and_evaluate(
     learner = make_learner(
         config, make_model(len(config.classes), features.shape[2], config.filters)
     )
-    predict = evaluate.make_predict(learner, task_chunk(config))
-    selected = train(config, learner, predict, features, scale, split, training_shape, folder)
+    predict = evaluate.make_predict(learner, layout)
+    selected = train(
+        config, learner, layout, predict, features, scale, split, training_shape, folder
+    )
 
     # ---- evaluation on the target language
     results = {
@@ -131,6 +137,7 @@ def _train_and_evaluate(
         for mode in BATCH_NORM_MODES:
             predictions = evaluate.predict_episodes(
                 predict,
+                layout,
                 selected.params,
                 features,
                 split.test,

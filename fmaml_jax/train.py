@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import orbax.checkpoint as ocp
 from jax import Array
@@ -22,14 +23,20 @@ from jaxtyping import Bool, Float, Int, Scalar
 from data_prep.console import progress
 from fmaml_jax.config import Config
 from fmaml_jax.data import Scale, Split
+from fmaml_jax.devices import (
+    Layout,
+    any_process,
+    first_process,
+    host_share,
+    largest_divisor,
+    replicated,
+    split_tasks,
+    to_devices,
+)
 from fmaml_jax.episodes import Episodes, TaskShape, sample, validation_tasks
 from fmaml_jax.evaluate import accuracy, gather, log_loss, predict_episodes
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, meta_gradient
-
-TASK_CHUNK = {"cpu": 1}
-"""Tasks computed at once, by backend; the whole batch where none is given."""
-
 
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
@@ -77,28 +84,32 @@ class StepMetrics(NamedTuple):
     finite: Bool[Array, ""]
 
 
-def task_chunk(config: Config) -> int:
-    """Tasks to compute at once: --task_chunk, or what suits the backend."""
-    return config.task_chunk or TASK_CHUNK.get(jax.default_backend(), config.task_batch)
-
-
 def make_update(
-    learner: Learner, optimizer: optax.GradientTransformation, chunk: int
+    learner: Learner, optimizer: optax.GradientTransformation, layout: Layout
 ) -> Callable[..., tuple[State, StepMetrics]]:
     """The jitted outer update (equation 5): (state, features, episodes) -> (state, metrics).
 
-    The given state is donated. Where the loss or its gradient is not finite, the state comes back
+    Each device computes the gradient of its share of the tasks; one all-reduce averages them. The
+    given state is donated. Where the loss or its gradient is not finite, the state comes back
     unchanged.
     """
+
+    def share_gradient(
+        params: Params, features: Float[Array, "clips time coeffs"], episodes: Episodes
+    ) -> tuple[Scalar, Scalar, Params]:
+        def task_loss(params: Params, episode: Episodes) -> tuple[Scalar, Scalar]:
+            return learner.loss(params, gather(features, episode))
+
+        chunk = largest_divisor(len(episodes.query), layout.chunk)
+        return meta_gradient(task_loss, params, episodes, chunk)
+
+    batch_gradient = split_tasks(share_gradient, layout.mesh, mean=True)
 
     @partial(jax.jit, donate_argnums=0)
     def update(
         state: State, features: Float[Array, "clips time coeffs"], episodes: Episodes
     ) -> tuple[State, StepMetrics]:
-        def task_loss(params: Params, episode: Episodes) -> tuple[Scalar, Scalar]:
-            return learner.loss(params, gather(features, episode))
-
-        loss, task_accuracy, gradient = meta_gradient(task_loss, state.params, episodes, chunk)
+        loss, task_accuracy, gradient = batch_gradient(state.params, features, episodes)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         stepped = State(optax.apply_updates(state.params, updates), optimizer_state)
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm((gradient, stepped.params)))
@@ -111,7 +122,8 @@ def make_update(
 def train(
     config: Config,
     learner: Learner,
-    predict: Callable[..., Array],
+    layout: Layout,
+    predict: Callable[..., tuple[Array, Array]],
     features: Float[Array, "clips time coeffs"],
     scale: Scale,
     split: Split,
@@ -123,8 +135,9 @@ def train(
     Args:
         config: the run's settings.
         learner: the method.
+        layout: how a batch of tasks is computed.
         predict: jitted predictions (`evaluate.make_predict`), for validation.
-        features: all clips, standardised, on the device.
+        features: all clips, standardised, on every device.
         scale: what they were standardised by; kept in the checkpoint, for new clips.
         split: pools of clips.
         shape: clips of a training task.
@@ -140,10 +153,14 @@ def train(
     # ---- state: new, or as the last checkpoint has it
     optimizer = optax.adam(config.outer_lr)
     params = learner.init(jax.random.key(config.seed))
-    state = State(params, optimizer.init(params))
-    selected = Selected(
-        jax.tree.map(jnp.copy, params), jnp.asarray(-1.0), jnp.asarray(0, jnp.int32)
-    )
+    place = replicated(layout.mesh)
+    state = jax.device_put(State(params, optimizer.init(params)), place)
+
+    def select(val_accuracy: float, meta_step: int) -> Selected:
+        best = Selected(state.params, np.float32(val_accuracy), np.int32(meta_step))
+        return jax.device_put(best, place, may_alias=False)  # the update donates its own
+
+    selected = select(-1.0, 0)
     manager = ocp.CheckpointManager(
         folder.absolute() / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
     )
@@ -164,6 +181,7 @@ def train(
     def validate() -> tuple[float, float]:
         predictions = predict_episodes(
             predict,
+            layout,
             state.params,
             features,
             val_pools,
@@ -176,17 +194,18 @@ def train(
         return log_loss(predictions)[:, -1].mean(), accuracy(predictions)[:, -1].mean()
 
     # ---- the loop
-    update = make_update(learner, optimizer, task_chunk(config))
+    update = make_update(learner, optimizer, layout)
 
     def tasks(meta_step: int) -> Episodes:
-        return sample(
+        episodes = sample(
             split.train,
             shape,
             seed=config.seed,
             split="train",
             step=meta_step,
-            tasks=range(config.task_batch),
+            tasks=host_share(range(config.task_batch)),
         )
+        return to_devices(layout.mesh, episodes)
 
     with (
         _metrics_log(folder / "metrics.jsonl", step) as log,
@@ -223,17 +242,13 @@ def train(
                     )
                 log({"step": step, "val_loss": val_loss, "val_accuracy": val_accuracy})
                 if val_accuracy > selected.val_accuracy:
-                    selected = Selected(
-                        jax.tree.map(jnp.copy, state.params),
-                        jnp.asarray(val_accuracy, jnp.float32),
-                        jnp.asarray(step, jnp.int32),
-                    )
+                    selected = select(val_accuracy, step)
                 save()
-            if received:
+            if any_process(bool(received)):
                 save()
                 raise InterruptedRunError(
                     f"stopped after meta-step {step}, which is saved; the same command continues",
-                    received[0],
+                    received[0] if received else signal.SIGTERM,
                 )
     return selected
 
@@ -241,6 +256,9 @@ def train(
 @contextmanager
 def _metrics_log(path: Path, step: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
     """Appends to a file of JSON lines, after dropping the lines of steps that are to be redone."""
+    if not first_process():
+        yield lambda entry: None
+        return
     kept = []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
         try:

@@ -95,7 +95,6 @@ def test_fixed_classes_come_last():
         ((*GOOD, "--emotions=joy,,fear"), "empty name"),
         ((*GOOD, "--emotions=joy,neutral"), "neutral stands twice"),
         ((*GOOD, "--data=a.npz,a.npz"), "a.npz twice"),
-        ((*GOOD, "--task_chunk=5"), "--task_chunk=5 does not divide --task_batch=16"),
     ],
 )
 def test_bad_values_are_one_sentence(arguments, sentence):

@@ -1,0 +1,119 @@
+"""Where tasks are computed: the devices of one or many hosts, and what suits each backend."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import PyTree
+
+from data_prep.console import UserError
+
+TASKS = "tasks"
+
+TASK_CHUNK = {"cpu": 1}
+"""Tasks that a device computes at once, by backend; its whole share where none is given."""
+
+
+class Layout(NamedTuple):
+    """How a batch of tasks is computed: split over `mesh`, at most `chunk` at once on a device."""
+
+    mesh: Mesh
+    chunk: int
+
+
+def make_layout(tasks: int, chunk: int = 0, devices: Sequence[jax.Device] | None = None) -> Layout:
+    """The layout of a batch of `tasks`: as many devices as get equal shares, alike on each host.
+
+    Args:
+        tasks: tasks in a batch.
+        chunk: the most tasks that a device computes at once; 0: what suits the backend.
+        devices: devices to choose from; all of them by default.
+
+    Raises:
+        UserError: the hosts cannot get equal shares.
+    """
+    devices = jax.devices() if devices is None else devices
+    hosts = [[d for d in devices if d.process_index == p] for p in range(jax.process_count())]
+    if tasks % len(hosts):
+        raise UserError(
+            f"--task_batch={tasks} cannot be split evenly over {len(hosts)} processes; "
+            "give a multiple of their number"
+        )
+    used = largest_divisor(tasks // len(hosts), min(map(len, hosts)))
+    mesh = Mesh(np.array([host[:used] for host in hosts]).ravel(), TASKS, (AxisType.Auto,))
+    return Layout(mesh, chunk or TASK_CHUNK.get(devices[0].platform, tasks))
+
+
+def largest_divisor(number: int, limit: int) -> int:
+    """The largest divisor of `number` that is at most `limit`."""
+    return next(n for n in range(min(number, limit), 0, -1) if number % n == 0)
+
+
+def split_tasks(function: Callable[..., PyTree], mesh: Mesh, mean: bool) -> Callable[..., PyTree]:
+    """Runs `function(params, features, episodes)` on each device's share of the episodes.
+
+    Args:
+        function: a function of replicated parameters and clips, and of a share of the tasks.
+        mesh: the devices.
+        mean: whether the results are means over the share, which one all-reduce makes means over
+            all tasks; otherwise they have a leading axis `tasks` and stay where they are.
+    """
+
+    def share(params: PyTree, features: Array, episodes: PyTree) -> PyTree:
+        # Marked as different on each device, so that nothing is reduced but the result.
+        params, features = jax.lax.pcast((params, features), TASKS, to="varying")
+        result = function(params, features, episodes)
+        return jax.lax.pmean(result, TASKS) if mean else result
+
+    return jax.shard_map(
+        share, mesh=mesh, in_specs=(P(), P(), P(TASKS)), out_specs=P() if mean else P(TASKS)
+    )
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The placement of what every device has a copy of."""
+    return NamedSharding(mesh, P())
+
+
+def host_share(tasks: range) -> range:
+    """The part of the tasks that this host samples."""
+    share = len(tasks) // jax.process_count()
+    return tasks[share * jax.process_index() : share * (jax.process_index() + 1)]
+
+
+def to_devices(mesh: Mesh, tasks: PyTree) -> PyTree:
+    """The batch of which each host holds its share [tasks, ...], split over the devices."""
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, P(TASKS)), tasks)
+
+
+def first_process() -> bool:
+    """Whether this process is the one that writes and prints."""
+    return jax.process_index() == 0
+
+
+def any_process(condition: bool) -> bool:
+    """Whether the condition holds in any process; all have to ask."""
+    if jax.process_count() == 1:
+        return condition
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(condition))))
+
+
+@contextlib.contextmanager
+def one_voice() -> Iterator[None]:
+    """Silences the progress and messages of every process but the first; errors still get out."""
+    if first_process():
+        yield
+        return
+    with (
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield

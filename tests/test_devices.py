@@ -1,0 +1,184 @@
+"""Tasks split over eight devices: the same gradient, predictions and parameters as on one."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_prep.console import UserError
+from fmaml_jax.config import Config
+from fmaml_jax.convolution import reference_conv
+from fmaml_jax.devices import host_share, largest_divisor, make_layout, to_devices
+from fmaml_jax.episodes import Episodes, TaskShape
+from fmaml_jax.evaluate import gather, make_predict, predict_episodes
+from fmaml_jax.learners import find_learner
+from fmaml_jax.maml import cross_entropy
+from fmaml_jax.model import make_model
+from fmaml_jax.train import State, make_update
+
+WAYS, FIXED, SHOTS, QUERY, CLIPS, TASKS = 3, 2, 2, 2, 60, 8
+RATE, STEPS = 0.1, 2
+NETWORK = {"classes": WAYS + FIXED, "coefficients": 12, "filters": 3}
+
+
+def draw_episodes(tasks=TASKS):
+    rng = np.random.default_rng(1)
+    classes = WAYS + FIXED
+    clips = np.stack(
+        [rng.permutation(CLIPS)[: WAYS * SHOTS + classes * QUERY] for _ in range(tasks)]
+    )
+    support, query = np.split(clips.astype(np.int32), [WAYS * SHOTS], axis=1)
+    return Episodes(
+        support,
+        np.tile(np.repeat(np.arange(WAYS, dtype=np.int32), SHOTS), (tasks, 1)),
+        query,
+        np.tile(np.repeat(np.arange(classes, dtype=np.int32), QUERY), (tasks, 1)),
+    )
+
+
+def draw_features():
+    return np.random.default_rng(2).normal(size=(CLIPS, 40, NETWORK["coefficients"]))
+
+
+def learner(first_order=False):
+    config = Config(
+        inner_lr=RATE, inner_steps=STEPS, test_inner_steps=STEPS, first_order=first_order
+    )
+    return find_learner(config.method)(config, make_model(**NETWORK))
+
+
+def reference_gradient(params, features, episodes, first_order):
+    """The mean over the tasks, one by one, of plain reverse mode and the library convolution."""
+    model = make_model(**NETWORK, convolution=reference_conv)
+
+    def loss(params, clips, labels):
+        return cross_entropy(model.apply(params, clips), labels)
+
+    def task_loss(params, episode):
+        task = gather(features, episode)
+        for _ in range(STEPS):
+            gradient = jax.grad(loss)(params, task.support, task.support_labels)
+            if first_order:
+                gradient = jax.lax.stop_gradient(gradient)
+            params = jax.tree.map(lambda p, g: p - RATE * g, params, gradient)
+        return loss(params, task.query, task.query_labels)
+
+    gradient = jax.jit(jax.value_and_grad(task_loss))
+    each = [gradient(params, jax.tree.map(lambda a, i=i: a[i], episodes)) for i in range(TASKS)]
+    return jax.tree.map(lambda *leaves: np.mean(leaves, axis=0), *each)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize(("precision", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-10)])
+def test_gradient_equals_the_reference_on_one_device_and_eight(first_order, precision, tolerance):
+    with jax.enable_x64(precision == np.float64):
+        features = jnp.asarray(draw_features(), precision)
+        episodes = draw_episodes()
+        ours = learner(first_order)
+        params = jax.tree.map(lambda leaf: leaf.astype(precision), ours.init(jax.random.key(0)))
+        expected_loss, expected = reference_gradient(params, features, episodes, first_order)
+        for count in (1, 8):
+            layout = make_layout(TASKS, devices=jax.devices()[:count])
+            # Descent of rate 1 shows the gradient it was made with.
+            state = State(jax.tree.map(jnp.copy, params), optax.sgd(1.0).init(params))
+            state, metrics = make_update(ours, optax.sgd(1.0), layout)(state, features, episodes)
+            gradient = jax.tree.map(lambda old, new: old - new, params, state.params)
+            assert all(leaf.dtype == precision for leaf in jax.tree.leaves(gradient))
+            np.testing.assert_allclose(metrics.loss, expected_loss, rtol=tolerance)
+            difference = optax.tree.norm(jax.tree.map(np.subtract, gradient, expected))
+            assert difference < tolerance * optax.tree.norm(expected)
+
+
+def test_any_number_of_devices_comes_to_the_same_parameters():
+    features = jnp.asarray(draw_features(), jnp.float32)
+    ours, optimizer = learner(first_order=True), optax.adam(1e-3)
+    params = ours.init(jax.random.key(0))
+    after = {}
+    for count in (1, 2, 4, 8):
+        layout = make_layout(TASKS, devices=jax.devices()[:count])
+        assert layout.mesh.size == count
+        update = make_update(ours, optimizer, layout)
+        state = State(jax.tree.map(jnp.copy, params), optimizer.init(params))
+        for _ in range(3):
+            state, _ = update(state, features, to_devices(layout.mesh, draw_episodes()))
+        after[count] = state.params
+    for count in (2, 4, 8):
+        jax.tree.map(
+            lambda one, many: np.testing.assert_allclose(one, many, rtol=1e-4, atol=1e-6),
+            after[1],
+            after[count],
+        )
+
+
+def test_the_update_exchanges_nothing_but_sums():
+    layout = make_layout(TASKS)
+    assert layout.mesh.size == 8
+    ours = learner(first_order=True)
+    params = ours.init(jax.random.key(0))
+    program = (
+        make_update(ours, optax.adam(1e-3), layout)
+        .lower(
+            State(params, optax.adam(1e-3).init(params)),
+            jnp.zeros((CLIPS, 40, NETWORK["coefficients"])),
+            to_devices(layout.mesh, draw_episodes()),
+        )
+        .compile()
+        .as_text()
+    )
+    exchanges = set(
+        re.findall(r"all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter", program)
+    )
+    assert exchanges == {"all-reduce"}
+    # Once a meta-step, of every parameter, the loss and the accuracy: none in a loop's body.
+    reduced = [line for line in program.splitlines() if re.search(r" all-reduce(-start)?\(", line)]
+    assert not any("while" in line for line in reduced)
+    assert len(reduced) <= len(jax.tree.leaves(params)) + 2
+
+
+def test_predictions_do_not_depend_on_the_devices():
+    features = jnp.asarray(draw_features(), jnp.float32)
+    pools = {"aa": np.arange(CLIPS).reshape(WAYS + FIXED, -1)}
+    ours = learner()
+    params = ours.init(jax.random.key(0))
+    predictions = []
+    for count in (1, 8):
+        layout = make_layout(8, devices=jax.devices()[:count])
+        predictions.append(
+            predict_episodes(
+                make_predict(ours, layout),
+                layout,
+                params,
+                features,
+                pools,
+                TaskShape(WAYS, SHOTS, (QUERY,) * (WAYS + FIXED)),
+                seed=0,
+                split="test",
+                episodes=13,
+                batch_norm="inductive",
+            )
+        )
+    assert len(predictions[0].logits) == 13
+    np.testing.assert_array_equal(predictions[0].labels, predictions[1].labels)
+    np.testing.assert_allclose(predictions[0].logits, predictions[1].logits, rtol=1e-3, atol=1e-4)
+
+
+def test_layout_gives_equal_shares():
+    assert [largest_divisor(16, limit) for limit in (1, 3, 7, 8, 100)] == [1, 2, 4, 8, 16]
+    assert make_layout(6).mesh.size == 6
+    assert make_layout(7, devices=jax.devices()[:4]).mesh.size == 1
+    assert make_layout(16).chunk == 1
+    assert make_layout(16, chunk=4).chunk == 4
+
+
+def test_hosts_sample_disjoint_shares_of_all_tasks(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    shares = []
+    for index in range(4):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        shares += host_share(range(20, 36))
+    assert shares == list(range(20, 36))
+    with pytest.raises(UserError, match="--task_batch=18 cannot be split evenly over 4"):
+        make_layout(18)
