@@ -13,6 +13,8 @@ Schema, version 1 (`numpy.load(path, allow_pickle=False)` reads it; strings are 
     scenes           str [clips]      clips of one scene share words or a film scene; "" unknown
     names            str [clips]      path below the corpus folder without its suffix, unique
     seconds          float32 [clips]  length of the recording before it was cropped or padded
+    shard            str              only in a part of a corpus: JSON array of its index, the
+                                      number of shards and a hash of what all of them are made from
 
 Clips are sorted by name. The same clips and configuration give the same bytes.
 """
@@ -36,8 +38,16 @@ NO_LANGUAGE = "zxx"
 """ISO 639 code of clips that are no language's own, such as silence."""
 
 
+class Shard(NamedTuple):
+    """Which part of a corpus a file holds; `source` is a hash of the clip list and the flags."""
+
+    index: int
+    count: int
+    source: str
+
+
 class Dataset(NamedTuple):
-    """One prepared corpus; see the module's docstring for the meaning of each array."""
+    """One prepared corpus, or a shard of one; the module's docstring says what each array is."""
 
     corpus: str
     feature_config: dict[str, str | int | float]
@@ -48,6 +58,7 @@ class Dataset(NamedTuple):
     scenes: Shaped[np.ndarray, " clips"]
     names: Shaped[np.ndarray, " clips"]
     seconds: Float32[np.ndarray, " clips"]
+    shard: Shard | None = None
 
     @property
     def content_hash(self) -> str:
@@ -56,7 +67,7 @@ class Dataset(NamedTuple):
 
 
 def _to_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
-    return {
+    arrays = {
         "schema_version": np.asarray(SCHEMA_VERSION, np.int64),
         "corpus": np.asarray(dataset.corpus),
         "feature_config": np.asarray(json.dumps(dataset.feature_config, sort_keys=True)),
@@ -64,6 +75,9 @@ def _to_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
         **{field: np.asarray(getattr(dataset, field), np.str_) for field in CLIP_FIELDS},
         "seconds": np.asarray(dataset.seconds, np.float32),
     }
+    if dataset.shard:
+        arrays["shard"] = np.asarray(json.dumps(dataset.shard))
+    return arrays
 
 
 def _content_hash(arrays: dict[str, np.ndarray]) -> str:
@@ -130,11 +144,13 @@ def load(path: str | os.PathLike) -> Dataset:
         raise UserError(f"{path} has schema version {version}, not {SCHEMA_VERSION}; {remake}")
     stored_hash = str(arrays.pop("content_hash", ""))
     try:
+        shard = Shard(*json.loads(str(arrays["shard"]))) if "shard" in arrays else None
         dataset = Dataset(
             **{
                 **arrays,
                 "corpus": str(arrays["corpus"]),
                 "feature_config": json.loads(str(arrays["feature_config"])),
+                "shard": shard,
             }
         )
         is_intact = dataset.content_hash == stored_hash

@@ -5,12 +5,17 @@
 Prints Table 1 of the paper for what was read, and names every clip that was skipped, with the
 reason; `--strict` makes a skipped clip an error. `data_prep.corpora` knows the corpora,
 `data_prep.features` the feature configurations, and `data_prep.dataset` the file that is written.
+
+A corpus too large for memory, or for one job, is prepared in shards: `--shards=12` writes
+NAME-00000-of-00012.npz and so on, of which one at a time is in memory, and `--shard=3` that one
+alone. A rerun keeps the shards that are whole, of the same clips and flags, and no older than
+their audio. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` makes it one file.
 """
 
-import collections
 import concurrent.futures
 import contextlib
 import hashlib
+import json
 import multiprocessing
 import os
 import signal
@@ -28,8 +33,9 @@ from jaxtyping import Float32
 from data_prep.audio import AudioError, read_clip
 from data_prep.console import UserError, progress, run
 from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, Skipped, clip_names, list_clips
-from data_prep.dataset import Dataset, save
+from data_prep.dataset import Dataset, Shard, load, save
 from data_prep.features import FEATURES, FeatureConfig, mfcc
+from data_prep.shards import drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
 
@@ -46,11 +52,10 @@ _ENVIRONMENT = {
 
 
 class Recording(NamedTuple):
-    """What is kept of one decoded clip; `digest` is the hash of its samples."""
+    """What is kept of one decoded clip."""
 
     features: Float32[np.ndarray, "frames coeffs"]
     seconds: float
-    digest: str
 
 
 def extract(path: Path, config: FeatureConfig) -> Recording | str:
@@ -59,11 +64,7 @@ def extract(path: Path, config: FeatureConfig) -> Recording | str:
         samples = read_clip(path)
     except AudioError as error:
         return str(error)
-    return Recording(
-        mfcc(samples, config),
-        len(samples) / config.sample_rate,
-        hashlib.sha256(samples.tobytes()).hexdigest(),
-    )
+    return Recording(mfcc(samples, config), len(samples) / config.sample_rate)
 
 
 def extract_all(
@@ -118,32 +119,6 @@ def _silence_errors() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
-def drop_copies(
-    clips: Sequence[Clip], recordings: Sequence[Recording]
-) -> tuple[list[int], list[Skipped]]:
-    """Makes sure that no sound occurs twice, so that support and query never share one.
-
-    Returns:
-        Indices of the clips to keep, and the others: of copies with one label the first is kept,
-        of copies with different labels none.
-    """
-    groups = collections.defaultdict(list)
-    for index, recording in enumerate(recordings):
-        groups[recording.digest].append(index)
-    kept, skipped = [], []
-    for indices in groups.values():
-        first, *others = (clips[index] for index in indices)
-        if any(other.label != first.label for other in others):
-            labels = ", ".join(f"{clip.file} is {clip.label}" for clip in (first, *others))
-            reason = f"the same sound has different labels: {labels}"
-            skipped += [Skipped(clip.file, reason) for clip in (first, *others)]
-        else:
-            kept.append(indices[0])
-            reason = f"the same sound as {first.file}, which is kept"
-            skipped += [Skipped(clip.file, reason) for clip in others]
-    return sorted(kept), skipped
-
-
 def prepare(
     corpus: str,
     audio_dir: Path,
@@ -161,40 +136,131 @@ def prepare(
     Raises:
         UserError: see `list_clips` and `extract_all`; or no clip is left.
     """
-    listing = list_clips(corpus, audio_dir, language, manifest)
-    if not listing.clips:
-        raise UserError(_nothing(corpus, audio_dir, listing))
-    files = [audio_dir / clip.file for clip in listing.clips]
-    results = extract_all(files, config, processes)
-
-    named = zip(listing.clips, clip_names(listing.clips), results, strict=True)
-    read = [entry for entry in named if isinstance(entry[2], Recording)]
-    skipped = listing.skipped + [
-        Skipped(clip.file, result)
-        for clip, result in zip(listing.clips, results, strict=True)
-        if isinstance(result, str)
-    ]
-    kept, copies = drop_copies([clip for clip, *_ in read], [recording for *_, recording in read])
-    skipped += copies
-    if not kept:
+    listing = _list(corpus, audio_dir, language, manifest)
+    names = clip_names(listing.clips)
+    dataset, unreadable = _read(corpus, audio_dir, listing.clips, names, config, processes)
+    file_of = dict(zip(names, (clip.file for clip in listing.clips), strict=True))
+    dataset, copies = drop_copies(dataset, [file_of[name] for name in dataset.names.tolist()])
+    skipped = [*listing.skipped, *unreadable, *copies]
+    if not len(dataset.names):
         print(report(skipped))
         raise UserError(
             f"no usable clip is left in {audio_dir}: all {len(skipped)} were skipped for the "
             "reasons above; mend them, or check --corpus"
         )
-    clips, names, recordings = zip(*(read[index] for index in kept), strict=True)
-    dataset = Dataset(
-        corpus=corpus if corpus in CORPORA else audio_dir.resolve().name,
-        feature_config=config._asdict(),
-        features=np.stack([recording.features for recording in recordings]),
-        labels=np.array([clip.label for clip in clips]),
-        languages=np.array([clip.language for clip in clips]),
-        speakers=np.array([clip.speaker for clip in clips]),
-        scenes=np.array([clip.scene for clip in clips]),
-        names=np.array(names),
-        seconds=np.array([recording.seconds for recording in recordings], np.float32),
-    )
     return dataset, skipped, listing.ignored
+
+
+def prepare_shards(
+    out: Path,
+    corpus: str,
+    audio_dir: Path,
+    config: FeatureConfig,
+    language: str | None = None,
+    manifest: Path | None = None,
+    *,
+    count: int,
+    only: int | None = None,
+    strict: bool = False,
+    processes: int = os.cpu_count() or 1,
+) -> list[Path]:
+    """Reads a corpus in parts, each written when it is read; those that are there are kept.
+
+    The arguments are the command's flags: `out` is the name that those of the shards are made
+    from, `count` their number and `only` the one to make. Copies of one sound stay until the
+    shards are joined, whether `strict` or not.
+
+    Returns:
+        The files that were written, not those that were there.
+
+    Raises:
+        UserError: see `list_clips`, `extract_all` and `save`; also more shards than clips, or no
+            such shard.
+    """
+    listing = _list(corpus, audio_dir, language, manifest)
+    clips = listing.clips
+    if only is not None and not 0 <= only < count:
+        raise UserError(f"--shard={only} is none of the {count} shards, 0 to {count - 1}")
+    if count > len(clips):
+        raise UserError(f"--shards={count} is more than the {len(clips)} clips; give fewer")
+    _print_skipped(listing.skipped, listing.ignored, strict)
+    names = clip_names(clips)
+    source = _source(_corpus_name(corpus, audio_dir), clips, names, config)
+    written = []
+    for index in range(count) if only is None else [only]:
+        path = shard_path(out, index, count)
+        part = slice(index * len(clips) // count, (index + 1) * len(clips) // count)
+        shard = Shard(index, count, source)
+        if _is_current(path, shard, [audio_dir / clip.file for clip in clips[part]], strict):
+            print(f"{path} is there")
+            continue
+        dataset, skipped = _read(corpus, audio_dir, clips[part], names[part], config, processes)
+        _print_skipped(skipped, 0, strict)
+        save(path, dataset._replace(shard=shard))
+        print(f"wrote {path}: {len(dataset.names)} clips", flush=True)
+        written.append(path)
+    return written
+
+
+def _list(corpus: str, audio_dir: Path, language: str | None, manifest: Path | None) -> Listing:
+    listing = list_clips(corpus, audio_dir, language, manifest)
+    if not listing.clips:
+        raise UserError(_nothing(corpus, audio_dir, listing))
+    return listing
+
+
+def _read(
+    corpus: str,
+    audio_dir: Path,
+    clips: Sequence[Clip],
+    names: Sequence[str],
+    config: FeatureConfig,
+    processes: int,
+) -> tuple[Dataset, list[Skipped]]:
+    """The clips that can be decoded, copies among them, and the others."""
+    results = extract_all([audio_dir / clip.file for clip in clips], config, processes)
+    entries = list(zip(clips, names, results, strict=True))
+    skipped = [Skipped(clip.file, why) for clip, _, why in entries if isinstance(why, str)]
+    read = [entry for entry in entries if isinstance(entry[2], Recording)]
+    dataset = Dataset(
+        corpus=_corpus_name(corpus, audio_dir),
+        feature_config=config._asdict(),
+        # The shape of one clip serves a shard that has none left.
+        features=np.array([recording.features for *_, recording in read], np.float32).reshape(
+            len(read), *mfcc(np.ones(1), config).shape
+        ),
+        labels=np.array([clip.label for clip, *_ in read], np.str_),
+        languages=np.array([clip.language for clip, *_ in read], np.str_),
+        speakers=np.array([clip.speaker for clip, *_ in read], np.str_),
+        scenes=np.array([clip.scene for clip, *_ in read], np.str_),
+        names=np.array([name for _, name, _ in read], np.str_),
+        seconds=np.array([recording.seconds for *_, recording in read], np.float32),
+    )
+    return dataset, skipped
+
+
+def _corpus_name(corpus: str, audio_dir: Path) -> str:
+    return corpus if corpus in CORPORA else audio_dir.resolve().name
+
+
+def _source(corpus: str, clips: Sequence[Clip], names: Sequence[str], config: FeatureConfig) -> str:
+    """A hash of all that shards are made from but the sound itself."""
+    digest = hashlib.sha256(json.dumps([corpus, config]).encode())
+    for entry in zip(clips, names, strict=True):
+        digest.update(json.dumps(entry).encode())
+    return digest.hexdigest()
+
+
+def _is_current(path: Path, shard: Shard, files: Sequence[Path], strict: bool) -> bool:
+    """Whether a shard is there, whole, of the same clips and flags, and no older than its audio."""
+    try:
+        made = path.stat().st_mtime_ns
+        dataset = load(path)
+    except (OSError, UserError):
+        return False
+    if dataset.shard != shard or (strict and len(dataset.names) < len(files)):
+        return False
+    return all(os.stat(file).st_mtime_ns <= made for file in files if file.exists())
 
 
 def _nothing(corpus: str, audio_dir: Path, listing: Listing) -> str:
@@ -242,6 +308,19 @@ def report(skipped: Iterable[Skipped]) -> str:
     return "\n".join([f"skipped clips: {len(lines)}", *lines]) if lines else ""
 
 
+def _print_skipped(skipped: Sequence[Skipped], ignored: int, strict: bool) -> None:
+    """Prints what is not read; raises UserError if `strict` and there are skipped clips."""
+    if skipped:
+        print(report(skipped))
+    if ignored:
+        print(f"ignored files that are no audio: {ignored}")
+    if skipped and strict:
+        raise UserError(
+            f"--strict is set and {len(skipped)} clips were skipped, so nothing was written; mend "
+            "or remove the files listed above"
+        )
+
+
 def check_out(path: Path) -> None:
     """Makes the folder of the output and tries to write there, before the long work.
 
@@ -282,6 +361,8 @@ def define_flags() -> None:
     flags.DEFINE_string("language", None, "ISO 639 code of the speech, instead of the corpus's.")
     flags.DEFINE_enum("features", "paper", sorted(FEATURES), "Feature configuration.")
     flags.DEFINE_float("clip_seconds", None, "Length to which clips are cropped or padded.")
+    flags.DEFINE_integer("shards", None, "Prepare in so many parts, each a file.", lower_bound=1)
+    flags.DEFINE_integer("shard", None, "The one part to make, from 0, as in a job array.")
     flags.DEFINE_bool("strict", False, "Make a skipped clip an error.")
 
 
@@ -290,24 +371,24 @@ def main() -> None:
     for name in ("corpus", "audio_dir", "out"):
         if not args[name].value:
             raise UserError(f"--{name} is missing; {args[name].help}")
+    if args.shard is not None and args.shards is None:
+        raise UserError("--shard goes with --shards, the number of parts; give both or neither")
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     out = Path(args.out)
     config = choose_features(args.features, args.clip_seconds)
     manifest = Path(args.manifest) if args.manifest else None
     check_out(out)
-    dataset, skipped, ignored = prepare(
-        args.corpus, Path(args.audio_dir), config, args.language, manifest
-    )
-    print(table(dataset))
-    if skipped:
-        print(report(skipped))
-    if ignored:
-        print(f"ignored files that are no audio: {ignored}")
-    if skipped and args.strict:
-        raise UserError(
-            f"--strict is set and {len(skipped)} clips were skipped, so nothing was written; mend "
-            "or remove the files listed above"
+    source = (args.corpus, Path(args.audio_dir), config, args.language, manifest)
+    if args.shards:
+        written = prepare_shards(
+            out, *source, count=args.shards, only=args.shard, strict=args.strict
         )
+        pattern = out.with_name(f"{out.stem}-*.npz")
+        print(f"wrote {len(written)} of {args.shards} shards; --data='{pattern}' reads them all")
+        return
+    dataset, skipped, ignored = prepare(*source)
+    print(table(dataset))
+    _print_skipped(skipped, ignored, args.strict)
     content_hash = save(out, dataset)
     print(f"wrote {out}: {len(dataset.names)} clips, content hash {content_hash[:12]}")
 

@@ -1,12 +1,13 @@
 """The split of clips into training, validation and test keeps the protocol's rules."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
 
 from data_prep.console import UserError
-from data_prep.dataset import save
+from data_prep.dataset import Shard, load, save
 from fmaml_jax.data import load_clips, require_clips, split_clips, training_scale
 from tests.corpus import EMOTIONS, FIXED, make_corpus, save_corpora
 
@@ -155,3 +156,50 @@ def test_files_that_do_not_go_together_are_named(tmp_path, paths):
         load_clips([*paths, other])
     with pytest.raises(UserError, match=r"nothing.npz does not exist; make it with"):
         load_clips([str(tmp_path / "nothing.npz")])
+
+
+def save_shards(path, folder, parts=3):
+    """Cuts a prepared corpus into shards, and returns their pattern."""
+    whole = load(path)
+    bounds = np.linspace(0, len(whole.names), parts + 1).astype(int)
+    for index, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        part = {
+            field: value[start:stop]
+            for field, value in whole._asdict().items()
+            if isinstance(value, np.ndarray)
+        }
+        shard = Shard(index, parts, whole.content_hash)
+        save(folder / f"s-{index:05d}-of-{parts:05d}.npz", whole._replace(shard=shard, **part))
+    return str(folder / "s-*.npz")
+
+
+def test_a_pattern_of_shards_is_the_corpus(tmp_path, paths, clips):
+    pattern = save_shards(paths[1], tmp_path)
+    sharded = load_clips([paths[0], pattern, *paths[2:]])
+    whole = str(tmp_path / "s-*-of-00003.npz")
+    assert list(sharded.hashes) == [paths[0], whole, *paths[2:]]
+    assert list(sharded.hashes.values()) == list(clips.hashes.values())
+    for ours, theirs in zip(sharded[:-2], clips[:-2], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_pattern_of_files_is_sorted(tmp_path, paths, clips):
+    pattern = str(tmp_path / "*.npz")
+    for path in reversed(paths):
+        save(tmp_path / path.rsplit("/", 1)[1], load(path))
+    found = load_clips([pattern])
+    assert list(found.hashes.values()) == list(clips.hashes.values())
+    np.testing.assert_array_equal(found.names, clips.names)
+
+
+def test_patterns_that_cannot_be_read(tmp_path, paths):
+    pattern = save_shards(paths[0], tmp_path, parts=12)
+    with pytest.raises(UserError, match=r"t-\*\.npz matches no file"):
+        load_clips([str(tmp_path / "t-*.npz")])
+    first = str(tmp_path / "s-00000-of-00012.npz")
+    with pytest.raises(UserError, match=re.escape(f"names {first} a second time")):
+        load_clips([pattern, first])
+    for index in (3, 7):
+        (tmp_path / f"s-{index:05d}-of-00012.npz").unlink()
+    with pytest.raises(UserError, match=r"shard 3, 7 of 12 is missing beside .* prepare again"):
+        load_clips([pattern, *paths[1:]])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_prep.console import UserError
-from data_prep.dataset import Dataset, load, save
+from data_prep.dataset import Dataset, Shard, load, save
 
 
 @pytest.fixture
@@ -40,10 +40,18 @@ def test_round_trip(tmp_path, dataset):
     assert loaded.features.dtype == loaded.seconds.dtype == np.float32
 
 
+def test_a_shard_says_so(tmp_path, dataset):
+    shard = Shard(2, 5, "abc")
+    save(tmp_path / "a.npz", dataset._replace(shard=shard))
+    assert load(tmp_path / "a.npz").shard == shard
+    assert load(tmp_path / "a.npz").content_hash != dataset.content_hash
+
+
 def test_the_documented_arrays_without_pickle(tmp_path, dataset):
     save(tmp_path / "a.npz", dataset)
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
-        assert sorted(file.files) == sorted([*dataset._fields, "schema_version", "content_hash"])
+        arrays = {*dataset._fields, "schema_version", "content_hash"} - {"shard"}
+        assert set(file.files) == arrays
         assert file["schema_version"] == 1
         assert file["labels"].dtype.kind == "U"
 

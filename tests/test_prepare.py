@@ -15,7 +15,15 @@ from data_prep.audio import SAMPLE_RATE, AudioError, read_clip
 from data_prep.console import UserError
 from data_prep.dataset import load, save
 from data_prep.features import FEATURES, FeatureConfig, mfcc
-from data_prep.prepare import check_out, choose_features, prepare, report, table
+from data_prep.prepare import (
+    check_out,
+    choose_features,
+    prepare,
+    prepare_shards,
+    report,
+    table,
+)
+from data_prep.shards import join
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -35,8 +43,12 @@ def write(path, samples, rate=SAMPLE_RATE, **options):
 
 
 def command(*arguments, **options):
+    return run_module("data_prep.prepare", *arguments, **options)
+
+
+def run_module(module, *arguments, **options):
     return subprocess.run(
-        [sys.executable, "-m", "data_prep.prepare", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -417,3 +429,129 @@ def test_real_corpus_matches_its_readme():
         **{"fear": "69", "happiness": "71", "neutral": "79", "sadness": "62", "speakers": "10"},
         "mean": "2.78",
     }
+
+
+# ------------------------------------------------------------------------------ shards
+
+
+@pytest.fixture
+def copies(tmp_path):
+    """Eleven files; the copies of some lie far apart in the order of names."""
+    folder = tmp_path / "audio"
+    for index in range(7):
+        write(folder / "joy" / f"{index}.wav", noise(0.3, index))
+    shutil.copy(folder / "joy" / "0.wav", folder / "joy" / "9.wav")
+    for other in ("anger/x.wav", "sadness/a_longer_name.wav"):  # copies with other labels
+        (folder / other).parent.mkdir()
+        shutil.copy(folder / "joy" / "3.wav", folder / other)
+    (folder / "joy" / "5b.wav").write_text("no sound")
+    return folder
+
+
+def make_shards(folder, out, count, **options):
+    return prepare_shards(out, "folders", folder, PAPER, "en", count=count, processes=1, **options)
+
+
+@pytest.mark.parametrize("count", [1, 3, 11])
+def test_merged_shards_equal_the_whole_to_the_byte(copies, tmp_path, count):
+    dataset, skipped, _ = prepare("folders", copies, PAPER, language="en", processes=1)
+    save(tmp_path / "whole.npz", dataset)
+    paths = make_shards(copies, tmp_path / "x.npz", count)
+    assert [path.name for path in paths] == [f"x-{i:05d}-of-{count:05d}.npz" for i in range(count)]
+    assert sum(len(load(path).names) for path in paths) == 10
+    assert len(skipped) == 1 + 1 + 3
+    done = run_module(
+        "data_prep.merge", f"--data={tmp_path}/x-*.npz", f"--out={tmp_path / 'y.npz'}"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "joy/9: the same sound as joy/0, which is kept" in done.stdout
+    assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+
+
+def test_finished_shards_are_kept_and_others_made_again(copies, tmp_path):
+    out = tmp_path / "x.npz"
+    paths = make_shards(copies, out, 3)
+    content = [path.read_bytes() for path in paths]
+    assert make_shards(copies, out, 3) == []
+    paths[1].unlink()
+    paths[2].write_bytes(content[2][:1000])
+    assert make_shards(copies, out, 3, only=2) == [paths[2]]
+    assert make_shards(copies, out, 3) == [paths[1]]
+    assert [path.read_bytes() for path in paths] == content
+
+    write(copies / "joy" / "0.wav", noise(0.3, 50))  # in the first shard
+    later = paths[0].stat().st_mtime + 1
+    os.utime(copies / "joy" / "0.wav", (later, later))
+    assert make_shards(copies, out, 3) == [paths[0]]
+    assert paths[0].read_bytes() != content[0]
+
+
+def test_other_flags_or_files_make_every_shard_again(copies, tmp_path):
+    out = tmp_path / "x.npz"
+    paths = make_shards(copies, out, 2)
+    shorter = PAPER._replace(clip_seconds=1.0)
+    options = {"count": 2, "processes": 1}
+    assert prepare_shards(out, "folders", copies, shorter, "en", **options) == paths
+    assert prepare_shards(out, "folders", copies, shorter, "de", **options) == paths
+    (copies / "sadness" / "a_longer_name.wav").unlink()
+    assert prepare_shards(out, "folders", copies, shorter, "de", **options) == paths
+
+
+def test_strict_shards(copies, tmp_path):
+    make_shards(copies, tmp_path / "x.npz", 11)
+    before = sorted(tmp_path.glob("*.npz"))
+    with pytest.raises(UserError, match="--strict is set and 1 clips were skipped"):
+        make_shards(copies, tmp_path / "x.npz", 11, strict=True)
+    (copies / "joy" / "5b.wav").unlink()
+    assert len(make_shards(copies, tmp_path / "y.npz", 2, strict=True)) == 2
+    assert len(before) == 11
+
+
+def test_array_jobs_make_the_same_shards(copies, tmp_path):
+    together = make_shards(copies, tmp_path / "x.npz", 2)
+    flags = ("--corpus=folders", f"--audio_dir={copies}", "--language=en", "--shards=2")
+    for index in (1, 0):
+        done = command(*flags, f"--out={tmp_path / 'y.npz'}", f"--shard={index}")
+        assert done.returncode == 0, done.stderr
+        path = tmp_path / f"y-{index:05d}-of-00002.npz"
+        assert path.read_bytes() == together[index].read_bytes()
+        assert f"wrote {path}: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["--shards=12"], "--shards=12 is more than the 11 clips; give fewer"),
+        (["--shards=2", "--shard=2"], "--shard=2 is none of the 2 shards, 0 to 1"),
+        (["--shard=0"], "--shard goes with --shards"),
+    ],
+)
+def test_impossible_shards(copies, tmp_path, flags, sentence):
+    out = tmp_path / "out" / "x.npz"
+    source = ("--corpus=folders", f"--audio_dir={copies}", "--language=en", f"--out={out}")
+    done = command(*source, *flags)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_merge_refuses_what_is_not_one_whole_corpus(copies, tmp_path):
+    paths = make_shards(copies, tmp_path / "x.npz", 3)
+    others = make_shards(copies, tmp_path / "y.npz", 2)
+    shards = {str(path): load(path) for path in (*paths, *others)}
+    first, second, third, other, _ = shards
+    dataset = shards[first]
+    for names, sentence in (
+        ([second], "shard 0, 2 of 3 is missing beside"),
+        ([first, other, third], "shards of different corpora or flags"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            join({name: shards[name] for name in names})
+    with pytest.raises(UserError, match="are the same shard"):
+        join({first: dataset, "copy.npz": dataset})
+    with pytest.raises(UserError, match="is no shard"):
+        join({first: dataset._replace(shard=None)})
+    done = run_module("data_prep.merge", f"--data={first}", f"--out={tmp_path / 'z.npz'}")
+    assert done.returncode == 2
+    assert "shard 1, 2 of 3 is missing" in done.stderr
+    assert not (tmp_path / "z.npz").exists()

@@ -1,0 +1,40 @@
+"""Shards of one corpus -> the one .npz file that preparing it without --shards writes.
+
+    python -m data_prep.merge --data='data/nemo-*.npz' --out=data/nemo.npz
+
+`fmaml_jax.main --data` takes the pattern as well, so that merging is a matter of taste. The whole
+corpus is in memory meanwhile.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import flags
+
+from data_prep.console import UserError, run
+from data_prep.dataset import load, save
+from data_prep.prepare import check_out, report, table
+from data_prep.shards import expand, join
+
+
+def main() -> None:
+    args = flags.FLAGS
+    if not args.data:
+        raise UserError("--data is missing; for example --data='data/nemo-*.npz'")
+    if not args.out:
+        raise UserError("--out is missing; for example --out=data/nemo.npz")
+    sys.stdout.reconfigure(errors="backslashreplace")  # clip names need not be valid text
+    out = Path(args.out)
+    check_out(out)
+    dataset, copies = join({path: load(path) for path in expand(args.data)})
+    print(table(dataset))
+    if copies:
+        print(report(copies))
+    content_hash = save(out, dataset)
+    print(f"wrote {out}: {len(dataset.names)} clips, content hash {content_hash[:12]}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("data", [], "Shards of one corpus: .npz files or patterns, comma-separated.")
+    flags.DEFINE_string("out", None, "The .npz file to write; its folder is made if missing.")
+    run(main)
