@@ -20,7 +20,7 @@ def _setting(default: Any, help_text: str, **limits: Any) -> Any:
 class Config:
     """A run's settings, each a flag of the same name; `check` says what is allowed."""
 
-    data: tuple[str, ...] = _setting((), "prepared .npz files, comma-separated")
+    data: tuple[str, ...] = _setting((), "prepared .npz files or patterns of them, comma-separated")
     target: str = _setting("", "language code of the target, held out of meta-training")
     method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
     shots: int = _setting(5, "K, support clips of each emotion", least=1)
