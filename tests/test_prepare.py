@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import python_speech_features
 import scipy.signal
 import soundfile
 
@@ -112,6 +113,21 @@ def test_mfcc_golden(name, seconds):
     features = mfcc(samples, FEATURES[name])
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, golden(samples, FEATURES[name]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.513, 3.5])
+@pytest.mark.parametrize("name", list(FEATURES))
+def test_mfcc_is_the_librarys_to_the_last_bit(name, seconds):
+    c = FEATURES[name]._replace(clip_seconds=seconds)
+    samples = noise(seconds)
+    level = 0.1 / np.sqrt(np.mean(samples**2))
+    dither = np.random.default_rng(0).standard_normal(len(samples)) * 0.1 * 10**-3.0
+    theirs = python_speech_features.mfcc(
+        samples * level + dither,
+        *(c.sample_rate, c.frame_seconds, c.step_seconds, c.coefficients, c.mel_filters),
+        *(c.fft_size, c.low_hz, c.high_hz, c.pre_emphasis, c.lifter, c.energy, np.hamming),
+    )
+    np.testing.assert_array_equal(mfcc(samples, c), theirs.astype(np.float32))
 
 
 def test_shapes():
