@@ -106,6 +106,22 @@ def any_process(condition: bool) -> bool:
 
 
 @contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Ends all processes where one of them refuses the block, instead of leaving them waiting.
+
+    Raises:
+        UserError: this or another process refused.
+    """
+    refusal = None
+    try:
+        yield
+    except UserError as error:
+        refusal = error
+    if any_process(refusal is not None):
+        raise refusal or UserError("another process of this run refused; see its message")
+
+
+@contextlib.contextmanager
 def one_voice() -> Iterator[None]:
     """Silences the progress and messages of every process but the first; errors still get out."""
     if first_process():

@@ -1,4 +1,7 @@
-"""`python -m fmaml_jax.main --flagfile=FILE`: flags to config, config to a run."""
+"""`python -m fmaml_jax.main --flagfile=FILE`: flags to config, config to a run.
+
+With `--distributed` the same command, started once on each host, is one run on all of them.
+"""
 
 import contextlib
 import os
@@ -11,8 +14,16 @@ from absl import flags
 from data_prep import console
 from data_prep.console import UserError
 from fmaml_jax import config as settings
+from fmaml_jax.devices import one_voice
 from fmaml_jax.run import run
 from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
+
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "one run of many processes: the hosts of a TPU slice or of a Slurm step"
+)
+
+PEER_TIMEOUT = 60
+"""Seconds without a sign of life after which a process counts as gone."""
 
 
 def main() -> int:
@@ -20,7 +31,8 @@ def main() -> int:
     config = settings.config_from_flags(flags.FLAGS)
     _set_up_jax()
     try:
-        run(config)
+        with one_voice():
+            run(config)
     except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -32,11 +44,29 @@ def main() -> int:
             f"cannot write to --run_dir={config.run_dir} ({error}); make room or get permission, "
             "and the same command continues"
         ) from error
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            f"error: another process of this run is gone ({' '.join(str(error).split())[:200]}); "
+            "the same command continues from the last checkpoint",
+            file=sys.stderr,
+        )
+        sys.stderr.flush()
+        os._exit(1)  # an orderly end would wait for the other process
     return 0
 
 
 def _set_up_jax() -> None:
+    # Every core as a device of its own, which a task has to itself; measured in
+    # experiments/benchmarks. No number of devices depends on it where there is an accelerator.
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     try:
+        if DISTRIBUTED.value:
+            jax.distributed.initialize(
+                heartbeat_timeout_seconds=PEER_TIMEOUT, shutdown_timeout_seconds=PEER_TIMEOUT
+            )
         jax.devices()
     except RuntimeError as error:
         raise UserError(

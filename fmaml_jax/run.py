@@ -1,5 +1,6 @@
 """One run from data to results: load, split, check, meta-train, evaluate, write the run folder."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from data_prep.console import UserError, progress
 from fmaml_jax import evaluate, plots
 from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
-from fmaml_jax.devices import make_layout, replicated
+from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
 from fmaml_jax.episodes import TaskShape, validation_tasks
 from fmaml_jax.learners import find_learner
 from fmaml_jax.learners.interface import Learner
@@ -69,10 +70,14 @@ def run(config: Config) -> dict[str, Any]:
         NonFiniteLossError, InterruptedRunError: see `train`.
     """
     make_learner = find_learner(config.method)
-    clips, split = load_split(config)
     folder = Path(config.run_dir)
-    with run_folder(folder, describe(config, clips.hashes, clips.feature_config)):
-        if (folder / "results.json").exists():
+    with contextlib.ExitStack() as held:
+        with together():
+            clips, split = load_split(config)
+            if first_process():
+                description = describe(config, clips.hashes, clips.feature_config)
+                held.enter_context(run_folder(folder, description))
+        if any_process(first_process() and (folder / "results.json").exists()):
             print(f"{folder} is finished; remove it to run it again")
             results = json.loads((folder / "results.json").read_text())
         else:
@@ -152,11 +157,11 @@ def _train_and_evaluate(
                 raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
             results[mode] = evaluate.summarise(predictions, config.classes, len(config.emotions))
 
-    # ---- outputs; results.json comes last, since it marks the run as finished
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    plots.convergence(folder / "convergence.png", metrics, results)
-    plots.confusion(folder / "confusion.png", config.classes, results)
-    write_json(folder / "results.json", results)
+    if first_process():
+        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        plots.convergence(folder / "convergence.png", metrics, results)
+        plots.confusion(folder / "confusion.png", config.classes, results)
+        write_json(folder / "results.json", results)  # the last, since it marks the run as finished
     print(f"Results and pictures are in {folder}/")
     return results
 
