@@ -1,0 +1,295 @@
+"""How fast a meta-step is, beside what else one could use; one JSON line a case.
+
+    .venv/bin/pip install -r requirements-benchmarks.txt
+    .venv/bin/python -m experiments.benchmarks.meta_step --out=bench.jsonl
+
+- `meta-step`: ours and each peer in processes of their own, taking turns, a meta-step each, so that
+  both meet the same machine; only one computes at a time. Before any time is taken, query losses
+  of the same parameters and tasks have to agree to 1e-4 and the gradients to 1e-3. `ratio` is the
+  peer's median over ours. `flops` is counted (`workload.meta_step_flops`), `of_matrix_rate` is the
+  rate it makes, as a share of the best that a float32 matrix product reached in the same rounds.
+- `memory`: ours with 5 and with 20 inner steps. `peak_mib` is of the whole process.
+- `tasks`: ours with other numbers of tasks.
+- `sampling`: drawing the tasks and handing them to the device, as a share of ours.
+
+The devices are those that JAX and PyTorch find. Run it on an idle machine.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from absl import flags
+
+from data_prep import console
+from data_prep.console import UserError
+from experiments.benchmarks.workload import Workload, meta_step_flops
+
+PEERS = ("torch loop", "torch.func vmap", "naive JAX")
+ORDERS = ("second", "first")
+MEASURES = ("meta-step", "memory", "tasks", "sampling")
+PACKAGES = ("jax", "jaxlib", "torch", "numpy")
+
+
+class Worker:
+    """A `worker` process and its pipes."""
+
+    def __init__(self, case: str, workload: Workload, params: Path):
+        self.case = case
+        # JAX would take most of a GPU's memory at its start, and PyTorch shall have some too.
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "experiments.benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.start_mib = self.ask(case=case, params=str(params), **workload._asdict())["start_mib"]
+
+    def ask(self, **request: object) -> dict:
+        """The reply to a request.
+
+        Raises:
+            UserError: the process ended; its own message stands before.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(request), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise UserError(
+                f"the process of {self.case} failed (see above); take it out of --peers, or "
+                "install requirements-benchmarks.txt and give it more memory"
+            )
+        return json.loads(answer)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+@contextlib.contextmanager
+def _workers(cases: tuple[str, ...], workload: Workload) -> Iterator[list[Worker]]:
+    """A worker a case, started one after the other; the first is ours and makes the parameters."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        workers = []
+        for case in cases:
+            workers.append(Worker(case, workload, Path(folder) / "params.npz"))
+            stack.callback(workers[-1].close)
+        yield workers
+
+
+def assert_equal(ours: Worker, peer: Worker) -> float:
+    """The first meta-step of both; their common loss.
+
+    Raises:
+        AssertionError: loss or gradient differ.
+    """
+    losses = [worker.ask()["loss"] for worker in (ours, peer)]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-4, err_msg=f"loss of {peer.case}")
+    gradients = []
+    with tempfile.TemporaryDirectory() as folder:
+        for worker in (ours, peer):
+            path = Path(folder) / "gradient.npz"
+            worker.ask(gradient=str(path))
+            arrays = dict(np.load(path))
+            gradients.append(np.concatenate([arrays[name].ravel() for name in sorted(arrays)]))
+    difference = np.linalg.norm(gradients[1] - gradients[0]) / np.linalg.norm(gradients[0])
+    assert difference < 1e-3, f"the gradient of {peer.case} differs by {difference:.1e}"
+    return losses[0]
+
+
+def _times(seconds: list[float]) -> dict:
+    return {
+        "seconds": round(statistics.median(seconds), 4),
+        "least": round(min(seconds), 4),
+        "most": round(max(seconds), 4),
+        "repeats": len(seconds),
+    }
+
+
+def meta_step(workload: Workload, peer_name: str, repeats: int) -> Iterator[dict]:
+    """Two lines: ours and the peer's."""
+    order = "first" if workload.first_order else "second"
+    with _workers(("ours", peer_name, "matrix product"), workload) as (ours, peer, matrix):
+        loss = assert_equal(ours, peer)
+        replies: dict[str, list[dict]] = {ours.case: [], peer.case: []}
+        rates = []
+        label = f"{peer_name}, {order} order"
+        with console.progress(label, repeats, " rounds") as bar:
+            for _ in range(repeats):
+                rates.append(matrix.ask())
+                for worker in (ours, peer):
+                    replies[worker.case].append(worker.ask())
+                bar.update()
+    best = max(rates, key=lambda rate: rate["flops"])
+    medians = {
+        case: statistics.median(reply["seconds"] for reply in found)
+        for case, found in replies.items()
+    }
+    for worker in (ours, peer):
+        found = replies[worker.case]
+        flops = meta_step_flops(workload)
+        yield {
+            "case": "meta-step",
+            "of": worker.case,
+            "beside": (peer if worker is ours else ours).case,
+            "order": order,
+            **_times([reply["seconds"] for reply in found]),
+            "ratio": round(medians[worker.case] / medians["ours"], 3),
+            "loss": round(loss, 5),
+            "peak_mib": round(found[-1]["peak_mib"]),
+            "start_mib": round(worker.start_mib),
+            "flops": flops,
+            "matrix_flops_per_second": round(best["flops"]),
+            "matrix_size": best["size"],
+            "of_matrix_rate": round(flops / medians[worker.case] / best["flops"], 3),
+        }
+
+
+def _ours_alone(workload: Workload, repeats: int) -> tuple[dict, dict, list[float]]:
+    with _workers(("ours",), workload) as (ours,):
+        ours.ask()
+        replies = [ours.ask() for _ in range(repeats)]
+        sampling = [ours.ask(sampling=step)["seconds"] for step in range(repeats + 1)][1:]
+    memory = {"peak_mib": round(replies[-1]["peak_mib"]), "start_mib": round(ours.start_mib)}
+    return _times([reply["seconds"] for reply in replies]), memory, sampling
+
+
+def memory(workload: Workload) -> Iterator[dict]:
+    """A line for 5 and for 20 inner steps, second order."""
+    peaks = []
+    for steps in (5, 20):
+        _, found, _ = _ours_alone(workload._replace(steps=steps), 1)
+        peaks.append(found["peak_mib"])
+        ratio = round(peaks[-1] / peaks[0], 3)
+        yield {"case": "memory", "inner_steps": steps, **found, "ratio": ratio}
+
+
+def tasks(workload: Workload, counts: list[int], repeats: int) -> Iterator[dict]:
+    """A line for each number of tasks."""
+    for count in counts:
+        times, found, _ = _ours_alone(workload._replace(tasks=count), repeats)
+        rate = round(count / times["seconds"], 2)
+        yield {"case": "tasks", "tasks": count, "tasks_per_second": rate, **times, **found}
+
+
+def sampling(workload: Workload, repeats: int) -> Iterator[dict]:
+    """One line."""
+    times, _, seconds = _ours_alone(workload, repeats)
+    share = round(statistics.median(seconds) / times["seconds"], 5)
+    yield {"case": "sampling", **_times(seconds), "of_meta_step": share}
+
+
+def machine() -> dict:
+    """What the figures depend on beside the code."""
+    names = {}
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+    jax_device = "import jax; print(jax.devices()[0].device_kind)"
+    return {
+        "case": "machine",
+        "date": datetime.now(UTC).isoformat(timespec="minutes"),
+        "processor": names.get("model name", platform.processor()).strip(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": os.getloadavg()[0],
+        "device": subprocess.check_output([sys.executable, "-c", jax_device], text=True).strip(),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def draw(lines: list[dict], path: Path) -> None:
+    """The seconds of each meta-step, as bars with their least and most, on a logarithmic axis."""
+    lines = [line for line in lines if line["case"] == "meta-step"]
+    figure, panels = plt.subplots(1, len(ORDERS), figsize=(10, 3), layout="constrained")
+    for panel, order in zip(panels, ORDERS, strict=True):
+        shown = [line for line in lines if line["order"] == order]
+        # Ours was measured beside each peer; the bar is the first.
+        shown = list({line["of"]: line for line in reversed(shown)}.values())
+        shown.sort(key=lambda line: line["seconds"], reverse=True)
+        seconds = [line["seconds"] for line in shown]
+        spread = [
+            [line["seconds"] - line["least"] for line in shown],
+            [line["most"] - line["seconds"] for line in shown],
+        ]
+        names = [line["of"] for line in shown]
+        colours = ["C0" if name == "ours" else "0.7" for name in names]
+        bars = panel.barh(names, seconds, xerr=spread, color=colours, log=True)
+        panel.bar_label(bars, [f" {value:.2f} s" for value in seconds])
+        panel.margins(x=0.3)
+        panel.set_title(f"{order} order")
+        panel.set_xlabel("seconds per meta-step")
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Measures what the flags say.
+
+    Raises:
+        UserError: a name is unknown, a file cannot be written, or a process fails.
+    """
+    args = flags.FLAGS
+    for name, given, known in (
+        ("peers", args.peers, PEERS),
+        ("orders", args.orders, ORDERS),
+        ("measures", args.measures, MEASURES),
+    ):
+        if unknown := [value for value in given if value not in known]:
+            raise UserError(f"--{name}={unknown[0]} is unknown; choose from {', '.join(known)}")
+    out = Path(args.out) if args.out else None
+    if out and not out.parent.is_dir():
+        raise UserError(f"--out={out} is in no folder there is; make {out.parent} first")
+    if not all(count.isdecimal() and int(count) for count in args.task_counts):
+        raise UserError("--task_counts has to be whole numbers from 1, such as 16,64")
+    workload = Workload(args.tasks, args.steps)
+    lines = []
+
+    def emit(found: Iterator[dict]) -> None:
+        for line in found:
+            lines.append(line)
+            print(json.dumps(line), flush=True)
+
+    emit(iter([machine()]))
+    if "meta-step" in args.measures:
+        for order in args.orders:
+            for peer in args.peers:
+                # The naive form takes minutes on a CPU, beside which its spread is nothing.
+                repeats = 1 if peer == "naive JAX" else args.repeats
+                emit(meta_step(workload._replace(first_order=order == "first"), peer, repeats))
+    if "memory" in args.measures:
+        emit(memory(workload))
+    if "tasks" in args.measures:
+        emit(tasks(workload, [int(count) for count in args.task_counts], args.repeats))
+    if "sampling" in args.measures:
+        emit(sampling(workload, args.repeats))
+    if out:
+        out.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        if "meta-step" in args.measures:
+            draw(lines, out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("measures", list(MEASURES), f"What to measure, of {', '.join(MEASURES)}.")
+    flags.DEFINE_list("peers", list(PEERS), "Whom to measure beside ours.")
+    flags.DEFINE_list("orders", list(ORDERS), "Orders of the gradient.")
+    flags.DEFINE_integer("repeats", 7, "Meta-steps timed, of each.", 1)
+    flags.DEFINE_integer("tasks", 16, "Tasks in a meta-step.", 1)
+    flags.DEFINE_integer("steps", 5, "Inner steps.", 1)
+    flags.DEFINE_list("task_counts", ["16", "64"], "Numbers of tasks for the measure `tasks`.")
+    flags.DEFINE_string("out", None, "File of JSON lines to write; a .png is drawn beside it.")
+    console.run(main)

@@ -1,0 +1,68 @@
+"""The benchmarks compare equal work: same gradients as the peers, operations counted right."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+
+from experiments.benchmarks import jax_cases
+from experiments.benchmarks.workload import (
+    CLASSES,
+    Workload,
+    make_episodes,
+    make_features,
+    meta_step_flops,
+)
+from fmaml_jax.convolution import patches_conv
+from fmaml_jax.evaluate import gather
+from fmaml_jax.model import make_model
+
+TINY = Workload(tasks=2, steps=2, filters=4)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("peer", ["torch loop", "torch.func vmap", "naive JAX"])
+def test_a_peers_loss_and_gradient_are_ours(peer, first_order):
+    workload = TINY._replace(first_order=first_order)
+    initial = jax_cases.initial_params(workload)
+    if peer == "naive JAX":
+        step, gradient = jax_cases.naive(workload, initial)
+    else:
+        pytest.importorskip("torch", reason="requirements-benchmarks.txt is not installed")
+        from experiments.benchmarks import torch_peers
+
+        step, gradient = torch_peers.make_step(peer, workload, initial)
+    our_step, our_gradient = jax_cases.ours(workload, initial)
+    assert step() == pytest.approx(our_step(), rel=1e-5)
+    found, expected = gradient(), our_gradient()
+    assert found.keys() == expected.keys()
+    scale = np.sqrt(sum(np.sum(array**2) for array in expected.values()))
+    for name, array in expected.items():
+        np.testing.assert_allclose(found[name], array, atol=1e-4 * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_flops_are_those_of_the_matrix_products_in_the_program(first_order):
+    workload = TINY._replace(first_order=first_order)
+    model = make_model(CLASSES, filters=workload.filters, convolution=patches_conv)
+    tasks = gather(jnp.asarray(make_features()), make_episodes(workload.tasks))
+    params = model.init(jax.random.key(0))
+
+    def loss(params):
+        return jax_cases.naive_loss(model, workload, params, tasks)
+
+    program = jax.make_jaxpr(jax.grad(loss))(params)
+    assert _matrix_flops(program.jaxpr) == meta_step_flops(workload)
+
+
+def _matrix_flops(program) -> int:
+    total = 0
+    for equation in program.eqns:
+        if equation.primitive.name == "dot_general":
+            ((contracted, _), _) = equation.params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            inner = np.prod([shape[axis] for axis in contracted])
+            total += 2 * int(np.prod(equation.outvars[0].aval.shape) * inner)
+        total += sum(map(_matrix_flops, jaxprs_in_params(equation.params)))
+    return total
