@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -119,6 +120,23 @@ def together() -> Iterator[None]:
         refusal = error
     if any_process(refusal is not None):
         raise refusal or UserError("another process of this run refused; see its message")
+
+
+@contextlib.contextmanager
+def ends_with_its_peers() -> Iterator[None]:
+    """Ends this process with exit code 1 and one sentence when it fails to reach another one."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        print(
+            "error: another process of this run is gone; the same command continues from the last "
+            f"checkpoint ({' '.join(str(error).split())[:160]})",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        os._exit(1)  # an orderly end would wait for the others
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from absl import flags
 from data_prep import console
 from data_prep.console import UserError
 from fmaml_jax import config as settings
-from fmaml_jax.devices import one_voice
+from fmaml_jax.devices import ends_with_its_peers, one_voice
 from fmaml_jax.run import run
 from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
 
@@ -22,7 +22,7 @@ DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "one run of many processes: the hosts of a TPU slice or of a Slurm step"
 )
 
-PEER_TIMEOUT = 60
+PEER_TIMEOUT = 30
 """Seconds without a sign of life after which a process counts as gone."""
 
 
@@ -31,7 +31,7 @@ def main() -> int:
     config = settings.config_from_flags(flags.FLAGS)
     _set_up_jax()
     try:
-        with one_voice():
+        with one_voice(), ends_with_its_peers():
             run(config)
     except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -44,16 +44,6 @@ def main() -> int:
             f"cannot write to --run_dir={config.run_dir} ({error}); make room or get permission, "
             "and the same command continues"
         ) from error
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if jax.process_count() == 1:
-            raise
-        print(
-            f"error: another process of this run is gone ({' '.join(str(error).split())[:200]}); "
-            "the same command continues from the last checkpoint",
-            file=sys.stderr,
-        )
-        sys.stderr.flush()
-        os._exit(1)  # an orderly end would wait for the other process
     return 0
 
 

@@ -1,0 +1,148 @@
+"""One run of two real processes, which think that they are a Slurm step: `--distributed`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from fmaml_jax.config import Config
+from tests.corpus import EMOTIONS, save_corpora
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The command, with a network that compiles at once and little patience with a lost process.
+SCRIPT = """
+from absl import flags
+from data_prep import console
+from fmaml_jax import config, main, run
+from tests.test_run import linear_model
+run.make_model = linear_model
+main.PEER_TIMEOUT = 10
+config.define_flags()
+console.run(main.main)
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return save_corpora(tmp_path_factory.mktemp("corpora"))
+
+
+def small(data, folder, **changes):
+    return Config(
+        data=data,
+        target="cc",
+        run_dir=str(folder),
+        emotions=EMOTIONS,
+        shots=3,
+        outer_lr=0.05,
+        task_batch=4,
+        val_episodes=6,
+        episodes=10,
+        test_query_per_class=6,
+        test_query_per_fixed_class=6,
+        **changes,
+    )
+
+
+def start(config, processes):
+    """Starts the processes of a run, each with two devices."""
+    arguments = [
+        f"--{key}={','.join(value) if isinstance(value, tuple) else value}"
+        for key, value in asdict(config).items()
+    ]
+    arguments += ["--distributed"] * (processes > 1)
+    job = str(10_000 + os.getpid() % 10_000)  # the port follows from it
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, *arguments],
+            cwd=ROOT,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={
+                **os.environ,
+                "JAX_NUM_CPU_DEVICES": "2",
+                "SLURM_JOB_ID": job,
+                "SLURM_STEP_NODELIST": "127.0.0.1",
+                "SLURM_NTASKS": str(processes),
+                "SLURM_PROCID": str(process),
+                "SLURM_LOCALID": str(process),
+            },
+        )
+        for process in range(processes)
+    ]
+
+
+def finish(processes):
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    return [process.returncode for process in processes], outputs
+
+
+def parameters(folder, step):
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    with ocp.CheckpointManager(
+        folder / "checkpoints", item_handlers=ocp.StandardCheckpointHandler()
+    ) as manager:
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+            dict(manager.item_metadata(step).items()),
+        )
+        return manager.restore(step, args=ocp.args.StandardRestore(target))["state"]["params"]
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_come_to_the_parameters_of_one(data, tmp_path):
+    folders = {count: tmp_path / str(count) for count in (1, 2)}
+    for count, folder in folders.items():
+        codes, outputs = finish(start(small(data, folder, meta_steps=8, eval_every=4), count))
+        assert codes == [0] * count, outputs
+        # Only the first process speaks.
+        assert [("Results and pictures" in output) for output in outputs] == [True, False][:count]
+    one, two = (parameters(folder, 8) for folder in folders.values())
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6)
+    one, two = (json.loads((folder / "results.json").read_text()) for folder in folders.values())
+    for figure in ("accuracy", "uar"):
+        assert one["inductive"][figure]["mean"] == pytest.approx(
+            two["inductive"][figure]["mean"], abs=0.01
+        )
+
+
+def test_a_killed_process_ends_the_other_and_the_rerun_resumes_alone(data, tmp_path):
+    folder = tmp_path / "run"
+    config = small(data, folder, meta_steps=1500, eval_every=500)
+    processes = start(config, 2)
+    deadline = time.monotonic() + 150
+    while not (folder / "checkpoints" / "500").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    processes[1].send_signal(signal.SIGKILL)
+    (code, _), (output, _) = finish(processes)
+    assert code not in (0, -signal.SIGKILL)
+    assert "another process of this run is gone" in output or "another task died" in output
+    assert not (folder / "results.json").exists()
+
+    (code,), (output,) = finish(start(config, 1))
+    assert code == 0, output
+    assert [line["step"] for line in metrics(folder) if "loss" in line] == list(range(1, 1501))
+    assert (folder / "results.json").exists()
+
+
+def test_a_refusal_ends_every_process(data, tmp_path):
+    (tmp_path / "other_file").write_text("")
+    codes, outputs = finish(start(small(data, tmp_path, meta_steps=4), 2))
+    assert codes == [2, 2], outputs
+    assert "holds other files" in outputs[0]
+    assert "another process of this run refused" in outputs[1]
