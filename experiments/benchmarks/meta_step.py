@@ -39,6 +39,9 @@ from experiments.benchmarks.workload import Workload, meta_step_flops
 PEERS = ("torch loop", "torch.func vmap", "naive JAX")
 ORDERS = ("second", "first")
 MEASURES = ("meta-step", "memory", "tasks", "sampling")
+GRADIENT_TOLERANCE = 3e-3
+"""Of the norm of the gradient of five inner steps in float32; see the README for its noise."""
+
 PACKAGES = ("jax", "jaxlib", "torch", "numpy")
 
 
@@ -107,7 +110,7 @@ def assert_equal(ours: Worker, peer: Worker) -> float:
             arrays = dict(np.load(path))
             gradients.append(np.concatenate([arrays[name].ravel() for name in sorted(arrays)]))
     difference = np.linalg.norm(gradients[1] - gradients[0]) / np.linalg.norm(gradients[0])
-    assert difference < 1e-3, f"the gradient of {peer.case} differs by {difference:.1e}"
+    assert difference < GRADIENT_TOLERANCE, f"the gradient of {peer.case} differs by {difference:.1e}"
     return losses[0]
 
 
