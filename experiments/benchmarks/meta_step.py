@@ -239,7 +239,8 @@ def draw(lines: list[dict], path: Path) -> None:
         panel.bar_label(bars, [f" {value:.2f} s" for value in seconds])
         panel.margins(x=0.3)
         panel.set_title(f"{order} order")
-        panel.set_xlabel("seconds per meta-step")
+        panel.set_xlabel("seconds per meta-step, logarithmic")
+        panel.tick_params(axis="x", which="both", bottom=False, labelbottom=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
