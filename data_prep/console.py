@@ -90,6 +90,7 @@ def progress(label: str, total: int, unit: str, done: int = 0) -> Iterator[tqdm]
         mininterval=0.1 if terminal else LOG_SECONDS,
         ncols=None if terminal else 0,
         dynamic_ncols=terminal,
+        position=None if terminal else 0,  # no cursor movements in a log
         bar_format=None
         if terminal
         else "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",

@@ -316,8 +316,8 @@ def _print_skipped(skipped: Sequence[Skipped], ignored: int, strict: bool) -> No
         print(f"ignored files that are no audio: {ignored}")
     if skipped and strict:
         raise UserError(
-            f"--strict is set and {len(skipped)} clips were skipped, so their file was not written; "
-            "mend or remove the files listed above"
+            f"--strict is set and {len(skipped)} clips were skipped, so their file was not "
+            "written; mend or remove the files listed above"
         )
 
 

@@ -109,6 +109,14 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     return config
 
 
+def flags_from_config(config: Config) -> list[str]:
+    """The command line that makes this config."""
+    return [
+        f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in dataclasses.asdict(config).items()
+    ]
+
+
 def check(config: Config) -> None:
     """Refuses what could not run, before any work.
 

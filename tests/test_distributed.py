@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 
 import jax
@@ -14,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fmaml_jax.config import Config
+from fmaml_jax.config import Config, flags_from_config
 from tests.corpus import EMOTIONS, save_corpora
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,11 +55,7 @@ def small(data, folder, **changes):
 
 def start(config, processes):
     """Starts the processes of a run, each with two devices."""
-    arguments = [
-        f"--{key}={','.join(value) if isinstance(value, tuple) else value}"
-        for key, value in asdict(config).items()
-    ]
-    arguments += ["--distributed"] * (processes > 1)
+    arguments = flags_from_config(config) + ["--distributed"] * (processes > 1)
     job = str(10_000 + os.getpid() % 10_000)  # the port follows from it
     return [
         subprocess.Popen(

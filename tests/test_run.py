@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -18,7 +18,7 @@ import pytest
 from data_prep.console import UserError
 from fmaml_jax import run as run_module
 from fmaml_jax import train as train_module
-from fmaml_jax.config import Config
+from fmaml_jax.config import Config, flags_from_config
 from fmaml_jax.model import Model
 from fmaml_jax.run import run
 from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
@@ -339,10 +339,7 @@ def test_exit_codes(config, change, code, sentence):
         "config.define_flags()\n"
         "console.run(main.main)\n"
     )
-    arguments = [
-        f"--{key}={','.join(value) if isinstance(value, tuple) else value}"
-        for key, value in asdict(replace(config, meta_steps=2, **change)).items()
-    ]
+    arguments = flags_from_config(replace(config, meta_steps=2, **change))
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=ROOT,

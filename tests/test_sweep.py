@@ -1,0 +1,105 @@
+"""Sweeps: the grid, and real runs of it on this machine, finished, skipped, resumed and failed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_prep.console import UserError
+from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.sweep import cells, finished, last_line, steps_done
+from tests.corpus import EMOTIONS, save_corpora
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE = Config(data=("a.npz",), target="cc", run_dir="runs", shots=5, seed=7)
+
+
+def test_grid_has_every_combination_in_a_folder_of_its_own(tmp_path):
+    grid = cells(BASE, str(tmp_path), targets=["aa", "cc"], shots=[1, 5], seeds=[0, 1, 2])
+    assert len(grid) == len({config.run_dir for config in grid.values()}) == 12
+    assert {(c.target, c.shots, c.seed) for c in grid.values()} == {
+        (target, shots, seed) for target in ("aa", "cc") for shots in (1, 5) for seed in (0, 1, 2)
+    }
+    assert grid["aa_1shot_fmaml_seed2"].run_dir == str(tmp_path / "aa_1shot_fmaml_seed2")
+
+
+def test_empty_lists_mean_the_flagfiles_values(tmp_path):
+    (config,) = cells(BASE, str(tmp_path)).values()
+    assert (config.target, config.shots, config.method, config.seed) == ("cc", 5, "fmaml", 7)
+
+
+def test_every_cell_is_checked(tmp_path):
+    with pytest.raises(UserError, match="--shots=0 is too small"):
+        cells(BASE, str(tmp_path), shots=[5, 0])
+
+
+def test_state_is_read_from_the_run_folder(tmp_path):
+    (config,) = cells(BASE, str(tmp_path)).values()
+    assert (finished(config), steps_done(config)) == (False, 0)
+    folder = Path(config.run_dir)
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"step": 4, "los')
+    assert steps_done(config) == 0  # a line half written
+    (folder / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"step": 4, "loss": 1.0}\n')
+    assert steps_done(config) == 4
+    (folder / "log").write_text("error: so it is\n\n")
+    assert last_line(folder / "log") == "error: so it is"
+
+
+def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
+    base = Config(
+        data=save_corpora(tmp_path),
+        target="cc",
+        run_dir="unused",
+        emotions=EMOTIONS,
+        filters=2,
+        meta_steps=2,
+        task_batch=2,
+        inner_steps=1,
+        test_inner_steps=1,
+        query_per_class=2,
+        val_episodes=2,
+        episodes=2,
+        test_query_per_class=2,
+        test_query_per_fixed_class=2,
+        first_order=True,
+    )
+    command = [
+        *(sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(base)),
+        *("--all_shots=500,2", f"--out={tmp_path / 'sweep'}"),
+    ]
+
+    def run():
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+    first = run()
+    assert first.returncode == 1, first.stderr
+    assert "1 of 2 runs are finished" in first.stdout
+    assert "cc_500shot_fmaml_seed0 failed: error: class anger of language cc" in first.stderr
+    assert "cc_2shot_fmaml_seed0: 100%" in first.stderr
+    results = tmp_path / "sweep" / "cc_2shot_fmaml_seed0" / "results.json"
+    assert json.loads(results.read_text())["shots"] == 2
+    written = results.stat().st_mtime_ns
+
+    second = run()
+    assert second.returncode == 1
+    assert "cc_2shot_fmaml_seed0: finished before" in second.stdout
+    assert results.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "--out is missing"),
+        (("--out=x", "--seeds=a"), "--seeds has to be whole numbers"),
+    ],
+)
+def test_bad_flags_are_one_sentence(arguments, sentence):
+    command = [sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(BASE), *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
