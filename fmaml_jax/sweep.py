@@ -57,7 +57,7 @@ class Run:
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
             try:
-                return self.process.wait()
+                return self._wait()
             finally:
                 self._stop()
 
@@ -69,7 +69,14 @@ class Run:
     def _stop(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait()
+            self._wait()
+
+    def _wait(self) -> int:
+        # Not `Popen.wait`: `checkpoint` comes out of a signal handler in the midst of it, and the
+        # two would wait for each other's lock.
+        while (code := self.process.poll()) is None:
+            time.sleep(POLL_SECONDS / 10)
+        return code
 
 
 def cells(
@@ -162,6 +169,9 @@ def sweep(
         executor: starts the jobs.
         logs: folder of the runs' output.
         at_once: jobs to submit at a time; None: all, as one array.
+
+    Raises:
+        UserError: Slurm refuses the jobs.
     """
     waiting = {name: config for name, config in grid.items() if not finished(config)}
     for name in grid.keys() - waiting.keys():
@@ -181,9 +191,15 @@ def sweep(
             for name, config in waiting.items()
         }
         queue = list(waiting)
-        if at_once is None:
-            with executor.batch():
-                jobs = [executor.submit(job_of(name)) for name in queue]
+        if at_once is None and queue:
+            try:
+                with executor.batch():
+                    jobs = [executor.submit(job_of(name)) for name in queue]
+            except RuntimeError as error:
+                raise UserError(
+                    f"Slurm does not take the jobs ({' '.join(str(error).split())}); see the "
+                    "--slurm flags"
+                ) from error
             running, queue = dict(zip(queue, jobs, strict=True)), []
         try:
             while queue or running:

@@ -1,8 +1,10 @@
 """Sweeps: the grid, and real runs of it on this machine, finished, skipped, resumed and failed."""
 
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -48,45 +50,86 @@ def test_state_is_read_from_the_run_folder(tmp_path):
     assert last_line(folder / "log") == "error: so it is"
 
 
-def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
-    base = Config(
-        data=save_corpora(tmp_path),
-        target="cc",
-        run_dir="unused",
-        emotions=EMOTIONS,
-        filters=2,
-        meta_steps=2,
-        task_batch=2,
-        inner_steps=1,
-        test_inner_steps=1,
-        query_per_class=2,
-        val_episodes=2,
-        episodes=2,
-        test_query_per_class=2,
-        test_query_per_fixed_class=2,
-        first_order=True,
+def tiny(folder, **changes):
+    return replace(
+        Config(
+            data=save_corpora(folder),
+            target="cc",
+            run_dir="unused",
+            emotions=EMOTIONS,
+            shots=2,
+            filters=2,
+            meta_steps=2,
+            task_batch=2,
+            inner_steps=1,
+            test_inner_steps=1,
+            query_per_class=2,
+            val_episodes=2,
+            episodes=2,
+            test_query_per_class=2,
+            test_query_per_fixed_class=2,
+            first_order=True,
+        ),
+        **changes,
     )
-    command = [
-        *(sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(base)),
-        *("--all_shots=500,2", f"--out={tmp_path / 'sweep'}"),
-    ]
 
-    def run():
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
-    first = run()
+def sweep(base, out, *arguments, **environment):
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(base)),
+            *(f"--out={out}", *arguments),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | environment,
+    )
+
+
+def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
+    base, out = tiny(tmp_path), tmp_path / "sweep"
+    first = sweep(base, out, "--all_shots=500,2")
     assert first.returncode == 1, first.stderr
     assert "1 of 2 runs are finished" in first.stdout
     assert "cc_500shot_fmaml_seed0 failed: error: class anger of language cc" in first.stderr
     assert "cc_2shot_fmaml_seed0: 100%" in first.stderr
-    results = tmp_path / "sweep" / "cc_2shot_fmaml_seed0" / "results.json"
+    results = out / "cc_2shot_fmaml_seed0" / "results.json"
     assert json.loads(results.read_text())["shots"] == 2
     written = results.stat().st_mtime_ns
 
-    second = run()
+    second = sweep(base, out, "--all_shots=500,2")
     assert second.returncode == 1
     assert "cc_2shot_fmaml_seed0: finished before" in second.stdout
     assert results.stat().st_mtime_ns == written
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """The configuration file of a Slurm that was started for the test."""
+    script, folder = ROOT / "tests" / "slurm.sh", tmp_path / "slurm"
+    started = subprocess.run([script, "start", folder], capture_output=True, text=True, timeout=100)
+    if started.returncode:
+        pytest.skip(f"no Slurm: {(started.stdout + started.stderr).strip()}")
+    yield str(folder / "slurm.conf")
+    subprocess.run([script, "stop", folder], check=True, timeout=60)
+
+
+def test_runs_on_slurm_are_one_array(tmp_path, slurm):
+    out = tmp_path / "sweep"
+    done = sweep(
+        tiny(tmp_path),
+        out,
+        *("--seeds=0,1", "--cluster=slurm", "--slurm_cpus=1"),
+        SLURM_CONF=slurm,
+    )
+    assert done.returncode == 0, done.stderr
+    for seed in (0, 1):
+        results = json.loads((out / f"cc_2shot_fmaml_seed{seed}" / "results.json").read_text())
+        assert results["seed"] == seed
+    submitted = {path.name for path in (out / "logs" / "submitit").glob("*_submitted.pkl")}
+    assert submitted == {"1_0_submitted.pkl", "1_1_submitted.pkl"}
 
 
 @pytest.mark.parametrize(
