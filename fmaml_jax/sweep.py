@@ -21,6 +21,7 @@ from data_prep import console
 from data_prep.console import UserError, progress
 from fmaml_jax import config as settings
 from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.train import STOP_SIGNALS
 
 flags.DEFINE_list("targets", [], "values of --target; none: the flagfile's")
 flags.DEFINE_list("all_shots", [], "values of --shots; none: the flagfile's")
@@ -35,7 +36,7 @@ flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a Slurm job", lower_bound=0)
 flags.DEFINE_integer("slurm_cpus", 2, "CPU cores of a Slurm job", lower_bound=1)
 
 POLL_SECONDS = 1.0
-STOPPED = (130, 143)
+STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 """Exit codes of a run that was asked to stop and has saved its state."""
 
 

@@ -41,12 +41,16 @@ from fmaml_jax.maml import Params, meta_gradient
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""What schedulers and Ctrl-C send; SIGUSR2 is what submitit asks Slurm for before preemption."""
+
+
 class NonFiniteLossError(RuntimeError):
     """The loss or its gradient became infinite or NaN; the last good state is saved."""
 
 
 class InterruptedRunError(RuntimeError):
-    """The run was asked to stop (SIGTERM or Ctrl-C) and has saved its state."""
+    """The run was asked to stop (one of `STOP_SIGNALS`) and has saved its state."""
 
     def __init__(self, message: str, signal_number: int):
         super().__init__(message)
@@ -148,7 +152,7 @@ def train(
 
     Raises:
         NonFiniteLossError: names the meta-step; the last good state is kept.
-        InterruptedRunError: SIGTERM or Ctrl-C came; the state is saved.
+        InterruptedRunError: a signal to stop came; the state is saved.
     """
     # ---- state: new, or as the last checkpoint has it
     optimizer = optax.adam(config.outer_lr)
@@ -280,7 +284,7 @@ def _metrics_log(path: Path, step: int) -> Iterator[Callable[[Mapping[str, float
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them, where this is the main thread."""
+    """Collects the signals to stop instead of dying of them, where this is the main thread."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -291,7 +295,7 @@ def _stop_signals() -> Iterator[list[int]]:
             print("stopping after this meta-step", file=sys.stderr)
         received.append(number)
 
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
     try:
         yield received
     finally:
