@@ -42,6 +42,16 @@ def test_a_peers_loss_and_gradient_are_ours(peer, first_order):
         np.testing.assert_allclose(found[name], array, atol=1e-4 * scale, err_msg=name)
 
 
+def test_a_peers_evaluation_is_ours():
+    pytest.importorskip("torch", reason="requirements-benchmarks.txt is not installed")
+    from experiments.benchmarks import torch_peers
+
+    initial = jax_cases.initial_params(TINY)
+    ours, theirs = (module.make_evaluation(TINY, initial)(3) for module in (jax_cases, torch_peers))
+    assert ours.shape == (3, 1 + TINY.steps, 7 * 25, 7)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("first_order", [False, True])
 def test_flops_are_those_of_the_matrix_products_in_the_program(first_order):
     workload = TINY._replace(first_order=first_order)

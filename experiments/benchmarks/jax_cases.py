@@ -15,15 +15,17 @@ from experiments.benchmarks.workload import (
     CLASSES,
     INNER_LR,
     OUTER_LR,
+    TEST_SHAPE,
     Workload,
     make_episodes,
     make_features,
+    make_pools,
 )
 from fmaml_jax.config import Config
 from fmaml_jax.convolution import reference_conv
 from fmaml_jax.devices import make_layout, replicated, to_devices
 from fmaml_jax.episodes import Episodes
-from fmaml_jax.evaluate import gather
+from fmaml_jax.evaluate import gather, make_predict, predict_episodes
 from fmaml_jax.learners import find_learner
 from fmaml_jax.maml import Params, Task, cross_entropy
 from fmaml_jax.model import Model, make_model
@@ -61,6 +63,33 @@ def ours(workload: Workload, initial: Mapping[str, np.ndarray]) -> tuple[Step, G
     # Placed whole, as in `train`: a leaf of another placement would be compiled for anew.
     state = jax.device_put(State(params, optimizer.init(params)), place)
     return _steps(state, lambda state: update(state, features, episodes))
+
+
+def make_evaluation(
+    workload: Workload, initial: Mapping[str, np.ndarray]
+) -> Callable[[int], np.ndarray]:
+    """Number of episodes -> query logits before adaptation and after each step, as in a run."""
+    config = Config(inner_lr=INNER_LR, test_inner_steps=workload.steps, filters=workload.filters)
+    layout = make_layout(config.task_batch, config.task_chunk)
+    learner = find_learner(config.method)(config, make_model(CLASSES, filters=config.filters))
+    predict = make_predict(learner, layout)
+    params, features = jax.device_put((_nested(initial), make_features()), replicated(layout.mesh))
+
+    def evaluate(episodes: int) -> np.ndarray:
+        return predict_episodes(
+            predict,
+            layout,
+            params,
+            features,
+            make_pools(),
+            TEST_SHAPE,
+            seed=0,
+            split="test",
+            episodes=episodes,
+            batch_norm="transductive",
+        ).logits
+
+    return evaluate
 
 
 def naive(workload: Workload, initial: Mapping[str, np.ndarray]) -> tuple[Step, Gradient]:

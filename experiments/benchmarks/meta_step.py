@@ -10,6 +10,9 @@
   rate it makes, as a share of the best that a float32 matrix product reached in the same rounds.
 - `memory`: ours with 5 and with 20 inner steps. `peak_mib` is of the whole process.
 - `tasks`: ours with other numbers of tasks.
+- `evaluation`: 1,000 test episodes (25 queries a class, their logits before adaptation and after
+  each step), estimated from rounds of 40 that ours and the PyTorch loop take in turns, after their
+  answers to the first were the same.
 - `sampling`: drawing the tasks and handing them to the device, as a share of ours.
 
 The devices are those that JAX and PyTorch find. Run it on an idle machine.
@@ -38,9 +41,11 @@ from experiments.benchmarks.workload import Workload, meta_step_flops
 
 PEERS = ("torch loop", "torch.func vmap", "naive JAX")
 ORDERS = ("second", "first")
-MEASURES = ("meta-step", "memory", "tasks", "sampling")
+MEASURES = ("meta-step", "evaluation", "memory", "tasks", "sampling")
 GRADIENT_TOLERANCE = 3e-3
 """Of the norm of the gradient of five inner steps in float32; see the README for its noise."""
+
+EPISODES_A_ROUND = 40
 
 PACKAGES = ("jax", "jaxlib", "torch", "numpy")
 
@@ -193,6 +198,31 @@ def tasks(workload: Workload, counts: list[int], repeats: int) -> Iterator[dict]
         yield {"case": "tasks", "tasks": count, "tasks_per_second": rate, **times, **found}
 
 
+def evaluation(workload: Workload, repeats: int) -> Iterator[dict]:
+    """Two lines: ours and the PyTorch loop's.
+
+    Raises:
+        AssertionError: more than one answer in a hundred differs after the last step.
+    """
+    with _workers(("ours", "torch loop"), workload) as workers, tempfile.TemporaryDirectory() as to:
+        answers, seconds = {}, {worker.case: [] for worker in workers}
+        for worker in workers:
+            path = str(Path(to) / f"{worker.case}.npy")
+            worker.ask(evaluate=EPISODES_A_ROUND, logits=path)
+            answers[worker.case] = np.load(path)[:, -1].argmax(-1)
+        same = np.mean(answers["ours"] == answers["torch loop"])
+        assert same > 0.99, f"only {same:.1%} of the answers are the same"
+        for _ in range(repeats):
+            for worker in workers:
+                path = str(Path(to) / "again.npy")
+                reply = worker.ask(evaluate=EPISODES_A_ROUND, logits=path)
+                seconds[worker.case].append(reply["seconds"] * 1000 / EPISODES_A_ROUND)
+    for case, found in seconds.items():
+        ratio = statistics.median(found) / statistics.median(seconds["ours"])
+        line = {"case": "evaluation", "of": case, "episodes": 1000, **_times(found)}
+        yield line | {"ratio": round(ratio, 3), "same_answers": round(float(same), 5)}
+
+
 def sampling(workload: Workload, repeats: int) -> Iterator[dict]:
     """One line."""
     times, _, seconds = _ours_alone(workload, repeats)
@@ -279,6 +309,8 @@ def main() -> None:
                 # The naive form takes minutes on a CPU, beside which its spread is nothing.
                 repeats = 1 if peer == "naive JAX" else args.repeats
                 emit(meta_step(workload._replace(first_order=order == "first"), peer, repeats))
+    if "evaluation" in args.measures:
+        emit(evaluation(workload, args.repeats))
     if "memory" in args.measures:
         emit(memory(workload))
     if "tasks" in args.measures:

@@ -15,6 +15,7 @@ from experiments.benchmarks.workload import (
     Workload,
     make_episodes,
     make_features,
+    make_test_episodes,
 )
 
 Params = dict[str, Tensor]
@@ -60,8 +61,8 @@ def _written_out_norm(maps: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     return normal * scale[:, None, None] + bias[:, None, None]
 
 
-def _loss(
-    params: Params, clips: Tensor, labels: Tensor, batch_norm: Callable[..., Tensor] = _library_norm
+def _logits(
+    params: Params, clips: Tensor, batch_norm: Callable[..., Tensor] = _library_norm
 ) -> Tensor:
     maps = clips[:, None]
     for block in range(BLOCKS):
@@ -69,8 +70,13 @@ def _loss(
         maps = nn.relu(nn.conv2d(maps, kernel, bias, stride=2, padding=1))
         scale, bias = (params[f"BatchNorm_{block}/{leaf}"] for leaf in ("scale", "bias"))
         maps = batch_norm(maps, scale, bias)
-    logits = nn.linear(maps.flatten(1), params["Dense_0/kernel"], params["Dense_0/bias"])
-    return nn.cross_entropy(logits, labels)
+    return nn.linear(maps.flatten(1), params["Dense_0/kernel"], params["Dense_0/bias"])
+
+
+def _loss(
+    params: Params, clips: Tensor, labels: Tensor, batch_norm: Callable[..., Tensor] = _library_norm
+) -> Tensor:
+    return nn.cross_entropy(_logits(params, clips, batch_norm), labels)
 
 
 def _step_down(params: Params, gradient: Params) -> Params:
@@ -124,6 +130,35 @@ def vmap_gradient(workload: Workload, params: Params, tasks: tuple[Tensor, ...])
     for name, value in params.items():
         value.grad = gradient[name].detach()
     return mean_loss.detach()
+
+
+def make_evaluation(
+    workload: Workload, initial: Mapping[str, np.ndarray]
+) -> Callable[[int], np.ndarray]:
+    """Number of episodes -> query logits before adaptation and after each step, in a loop."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    params = {k: v.to(device).requires_grad_() for k, v in to_torch(initial).items()}
+    features = torch.tensor(make_features(), device=device)
+
+    def answer(theta: Params, query: Tensor) -> np.ndarray:
+        with torch.no_grad():
+            return _logits(theta, query).cpu().numpy()
+
+    def evaluate(episodes: int) -> np.ndarray:
+        logits = []
+        for support, labels, query, _ in zip(*make_test_episodes(episodes), strict=True):
+            theta, path = params, [answer(params, features[query])]
+            for _ in range(workload.steps):
+                targets = torch.tensor(labels.astype(np.int64), device=device)
+                loss = _loss(theta, features[support], targets)
+                gradient = torch.autograd.grad(loss, list(theta.values()))
+                theta = _step_down(theta, dict(zip(theta, gradient, strict=True)))
+                theta = {name: value.detach().requires_grad_() for name, value in theta.items()}
+                path.append(answer(theta, features[query]))
+            logits.append(np.stack(path))
+        return np.stack(logits)
+
+    return evaluate
 
 
 PEERS = {"torch loop": loop_gradient, "torch.func vmap": vmap_gradient}

@@ -6,6 +6,7 @@ Standard input has one JSON object a line, each a request; the reply is one on s
   parameters) -> `{"start_mib"}`, the peak memory once all is imported;
 - then `{}` for a meta-step -> `{"seconds", "loss", "peak_mib"}`;
 - `{"gradient": FILE}` writes the last meta-step's gradient -> `{}`;
+- `{"evaluate": EPISODES, "logits": FILE}` evaluates and writes the logits -> `{"seconds"}`;
 - `{"sampling": STEP}` -> `{"seconds"}` of sampling a step's tasks and their transfer (ours alone).
 """
 
@@ -72,7 +73,7 @@ def serve() -> None:
         from fmaml_jax.main import _set_up_jax
 
         jax.config.update("jax_default_matmul_precision", "float32")
-        make = jax_cases.naive
+        make, make_evaluation = jax_cases.naive, jax_cases.make_evaluation
         if case == "ours":
             flags.FLAGS(sys.argv[:1])  # the product's flags, at their defaults
             _set_up_jax()
@@ -81,15 +82,25 @@ def serve() -> None:
     else:
         from experiments.benchmarks import torch_peers
 
+        make_evaluation = torch_peers.make_evaluation
+
         def make(workload, initial):
             return torch_peers.make_step(case, workload, initial)
 
-    step, gradient = make(workload, dict(np.load(path)))
+    initial = dict(np.load(path))
+    step, gradient = make(workload, initial)
+    evaluate = make_evaluation(workload, initial)
     reply(start_mib=_peak_mib())
     for request in requests:
         if "gradient" in request:
             np.savez(request["gradient"], **gradient())
             reply()
+        elif "evaluate" in request:
+            start = time.perf_counter()
+            logits = evaluate(request["evaluate"])
+            seconds = time.perf_counter() - start
+            np.save(request["logits"], logits)
+            reply(seconds=seconds)
         elif "sampling" in request:
             start = time.perf_counter()
             jax_cases.transfer(make_episodes(workload.tasks, request["sampling"]))

@@ -5,12 +5,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
+from fmaml_jax.data import Pool
 from fmaml_jax.episodes import Episodes, TaskShape, sample
 
 INNER_LR = 0.1
 OUTER_LR = 0.001
 CLASSES = 7
 SHAPE = TaskShape(ways=5, shots=5, query=(5,) * CLASSES)
+TEST_SHAPE = TaskShape(ways=5, shots=5, query=(25,) * CLASSES)
 CLIPS_PER_CLASS = 100
 SIDE = 40
 
@@ -32,8 +34,17 @@ def make_features() -> Float32[np.ndarray, "clips time coeffs"]:
 
 def make_episodes(tasks: int, step: int = 0) -> Episodes:
     """The tasks of a meta-step, by the product's own sampling."""
-    pools = {"en": tuple(np.arange(CLASSES * CLIPS_PER_CLASS).reshape(CLASSES, -1))}
-    return sample(pools, SHAPE, seed=0, split="train", step=step, tasks=range(tasks))
+    return sample(make_pools(), SHAPE, seed=0, split="train", step=step, tasks=range(tasks))
+
+
+def make_test_episodes(episodes: int) -> Episodes:
+    """The episodes of an evaluation."""
+    return sample(make_pools(), TEST_SHAPE, seed=0, split="test", step=0, tasks=range(episodes))
+
+
+def make_pools() -> dict[str, Pool]:
+    """Clips of each class, of one language."""
+    return {"en": tuple(np.arange(CLASSES * CLIPS_PER_CLASS).reshape(CLASSES, -1))}
 
 
 def meta_step_flops(workload: Workload) -> int:
