@@ -25,6 +25,9 @@ class Config:
     method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
     shots: int = _setting(5, "K, support clips of each emotion", least=1)
     seed: int = _setting(0, "seed of the initialisation and of every episode", least=0, below=2**32)
+    seeds_at_once: int = _setting(
+        1, "seeds trained in one program, --seed and those after it; each gets a folder", least=1
+    )
     meta_steps: int = _setting(200, "meta-training steps (outer updates)", least=1)
     run_dir: str = _setting("", "folder of the run's outputs; an interrupted run continues in it")
 
@@ -66,6 +69,11 @@ class Config:
     test_query_per_fixed_class: int = _setting(
         25, "query clips of each fixed class in a test", least=1
     )
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of the run."""
+        return range(self.seed, self.seed + self.seeds_at_once)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ An episode is a pure function of (seed, split, step, task) and of the pools: any
 for the same ones gets the same ones, on any machine, in any order, before or after a resume.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32
@@ -105,6 +105,14 @@ def sample(
         for task in tasks
     ]
     return Episodes(*(np.stack(arrays).astype(np.int32) for arrays in zip(*drawn, strict=True)))
+
+
+def sample_seeds(
+    pools: Mapping[str, Pool], shape: TaskShape, *, seeds: Sequence[int], **which: Any
+) -> Episodes:
+    """The tasks of several seeds side by side: `sample` with an axis `seeds` after `tasks`."""
+    of_seeds = [sample(pools, shape, seed=seed, **which) for seed in seeds]
+    return Episodes(*(np.stack(arrays, axis=1) for arrays in zip(*of_seeds, strict=True)))
 
 
 def _sample_task(

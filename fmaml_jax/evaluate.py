@@ -20,7 +20,7 @@ from fmaml_jax.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.episodes import Episodes, TaskShape, sample
+from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
 
@@ -36,7 +36,10 @@ class Predictions(NamedTuple):
 
 
 def gather(features: Float[Array, "clips time coeffs"], episodes: Episodes) -> Task:
-    """The tasks of `episodes`, their clips taken from features that stay on the device."""
+    """The tasks of `episodes`, their clips taken from features that stay on the device.
+
+    Axes before those of a task (`tasks`, `seeds`) are kept.
+    """
     return Task(
         features[episodes.support],
         episodes.support_labels,
@@ -48,16 +51,19 @@ def gather(features: Float[Array, "clips time coeffs"], episodes: Episodes) -> T
 def make_predict(learner: Learner, layout: Layout) -> Callable[..., tuple[Array, Array]]:
     """A jitted (params, features, episodes, mode) -> (logits, labels), whole on every device.
 
-    The logits are [episodes, steps, queries, classes], the labels those of the episodes' queries.
+    Parameters have a leading axis `seeds`, episodes one after `tasks`. The logits are [episodes,
+    seeds, steps, queries, classes], the labels [episodes, seeds, queries].
     """
 
     @partial(jax.jit, static_argnames="batch_norm", out_shardings=replicated(layout.mesh))
     def predict(
         params: Params, features: Array, episodes: Episodes, batch_norm: str
-    ) -> tuple[Float[Array, "episodes steps queries classes"], Int[Array, "episodes queries"]]:
+    ) -> tuple[Array, Array]:
+        over_seeds = jax.vmap(partial(learner.predict, batch_norm=batch_norm))
+
         def share_logits(params: Params, features: Array, episodes: Episodes) -> Array:
             def one(episode: Episodes) -> Array:
-                return learner.predict(params, gather(features, episode), batch_norm)
+                return over_seeds(params, gather(features, episode))
 
             # A divisor, since a remainder would be compiled as a second program.
             chunk = largest_divisor(len(episodes.query), layout.chunk)
@@ -77,22 +83,22 @@ def predict_episodes(
     pools: Mapping[str, Pool],
     shape: TaskShape,
     *,
-    seed: int,
+    seeds: Sequence[int],
     split: str,
     episodes: int,
     batch_norm: str,
     report: Callable[[int], Any] = lambda done: None,
-) -> Predictions:
-    """Predicts episodes 0, 1, ... of a split.
+) -> list[Predictions]:
+    """Predicts episodes 0, 1, ... of a split: each seed's own with its own parameters.
 
     Args:
         predict: from `make_predict`.
         layout: the one that `predict` was made with.
-        params: the learner's parameters.
+        params: the learner's parameters, with a leading axis `seeds`.
         features: all clips.
         pools: clips to draw from, by language and class.
         shape: clips to draw for a task.
-        seed: seed of the episodes.
+        seeds: seeds of the episodes.
         split: "val" or "test".
         episodes: how many.
         batch_norm: "transductive" or "inductive".
@@ -104,14 +110,15 @@ def predict_episodes(
     for start in range(0, episodes, count):
         # Always the same number, so that one compiled program serves; the rest is cut off.
         tasks = host_share(range(start, start + count))
-        batch = sample(pools, shape, seed=seed, split=split, step=0, tasks=tasks)
+        batch = sample_seeds(pools, shape, seeds=seeds, split=split, step=0, tasks=tasks)
         batch = to_devices(layout.mesh, batch)
         for array, whole in zip(
             predict(params, features, batch, batch_norm=batch_norm), (logits, labels), strict=True
         ):
             whole.append(np.asarray(array))
         report(min(count, episodes - start))
-    return Predictions(np.concatenate(logits)[:episodes], np.concatenate(labels)[:episodes])
+    all_logits, all_labels = np.concatenate(logits)[:episodes], np.concatenate(labels)[:episodes]
+    return [Predictions(all_logits[:, i], all_labels[:, i]) for i in range(len(seeds))]
 
 
 def log_loss(predictions: Predictions) -> Float[np.ndarray, "episodes steps"]:

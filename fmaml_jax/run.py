@@ -18,7 +18,7 @@ from fmaml_jax.episodes import TaskShape, validation_tasks
 from fmaml_jax.learners import find_learner
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.model import INPUT_FRAMES, Model, make_model, pool_time
-from fmaml_jax.run_folder import describe, run_folder, write_json
+from fmaml_jax.run_folder import describe, run_folder, seed_folders, write_json
 from fmaml_jax.train import ADVICE, NonFiniteLossError, train
 
 
@@ -59,11 +59,11 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     return clips, split
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config) -> list[dict[str, Any]]:
     """Meta-trains and evaluates, or continues where an interrupted run of this config stopped.
 
     Returns:
-        The content of `results.json`.
+        The content of each seed's `results.json`.
 
     Raises:
         UserError: method, data or run folder cannot be used.
@@ -71,18 +71,20 @@ def run(config: Config) -> dict[str, Any]:
     """
     make_learner = find_learner(config.method)
     folder = Path(config.run_dir)
+    files = [seed_folder / "results.json" for seed_folder in seed_folders(folder, config)]
     with contextlib.ExitStack() as held:
         with together():
             clips, split = load_split(config)
             if first_process():
                 description = describe(config, clips.hashes, clips.feature_config)
                 held.enter_context(run_folder(folder, description))
-        if any_process(first_process() and (folder / "results.json").exists()):
+        if any_process(first_process() and all(file.exists() for file in files)):
             print(f"{folder} is finished; remove it to run it again")
-            results = json.loads((folder / "results.json").read_text())
+            results = [json.loads(file.read_text()) for file in files]
         else:
             results = _train_and_evaluate(config, make_learner, clips, split, folder)
-    print(table(results))
+    for of_seed in results:
+        print(table(of_seed))
     return results
 
 
@@ -92,7 +94,7 @@ def _train_and_evaluate(
     clips: Clips,
     split: Split,
     folder: Path,
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     # ---- features, on the device
     clips = clips._replace(features=pool_time(clips.features, INPUT_FRAMES))
     scale = training_scale(clips.features, split)
@@ -118,50 +120,63 @@ def _train_and_evaluate(
     )
 
     # ---- evaluation on the target language
-    results = {
-        "method": config.method,
-        "target": config.target,
-        "shots": config.shots,
-        "ways": len(config.emotions),
-        "fixed": len(config.fixed),
-        "seed": config.seed,
-        "episodes": config.episodes,
-        "query_per_class": config.test_query_per_class,
-        "query_per_fixed_class": config.test_query_per_fixed_class,
-        "selection": {
-            "meta_step": int(selected.step),
-            "val_accuracy": round(float(selected.val_accuracy), 6),
-            "languages": sorted(val_pools),
-            "shots": val_shape.shots,
-            "query_per_class": val_shape.query[0],
-        },
-        "chance": round(1 / len(config.classes), 6),
-        "fixed_class_sources": _fixed_class_sources(config, clips, split),
-    }
+    by_mode = {}
     with progress("evaluation", len(BATCH_NORM_MODES) * config.episodes, " episodes") as bar:
         for mode in BATCH_NORM_MODES:
-            predictions = evaluate.predict_episodes(
+            by_mode[mode] = evaluate.predict_episodes(
                 predict,
                 layout,
                 selected.params,
                 features,
                 split.test,
                 test_shape,
-                seed=config.seed,
+                seeds=config.seeds,
                 split="test",
                 episodes=config.episodes,
                 batch_norm=mode,
                 report=bar.update,
             )
-            if not np.isfinite(predictions.logits).all():
+            if not all(np.isfinite(found.logits).all() for found in by_mode[mode]):
                 raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
-            results[mode] = evaluate.summarise(predictions, config.classes, len(config.emotions))
 
+    # ---- results of each seed
+    results = []
+    for i, seed in enumerate(config.seeds):
+        results.append(
+            {
+                "method": config.method,
+                "target": config.target,
+                "shots": config.shots,
+                "ways": len(config.emotions),
+                "fixed": len(config.fixed),
+                "seed": seed,
+                "episodes": config.episodes,
+                "query_per_class": config.test_query_per_class,
+                "query_per_fixed_class": config.test_query_per_fixed_class,
+                "selection": {
+                    "meta_step": int(selected.step[i]),
+                    "val_accuracy": round(float(selected.val_accuracy[i]), 6),
+                    "languages": sorted(val_pools),
+                    "shots": val_shape.shots,
+                    "query_per_class": val_shape.query[0],
+                },
+                "chance": round(1 / len(config.classes), 6),
+                "fixed_class_sources": _fixed_class_sources(config, clips, split),
+                **{
+                    mode: evaluate.summarise(found[i], config.classes, len(config.emotions))
+                    for mode, found in by_mode.items()
+                },
+            }
+        )
     if first_process():
-        metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        plots.convergence(folder / "convergence.png", metrics, results)
-        plots.confusion(folder / "confusion.png", config.classes, results)
-        write_json(folder / "results.json", results)  # the last, since it marks the run as finished
+        for seed_folder, of_seed in zip(seed_folders(folder, config), results, strict=True):
+            lines = (seed_folder / "metrics.jsonl").read_text().splitlines()
+            plots.convergence(
+                seed_folder / "convergence.png", [json.loads(line) for line in lines], of_seed
+            )
+            plots.confusion(seed_folder / "confusion.png", config.classes, of_seed)
+            # The last, since it marks the run as finished.
+            write_json(seed_folder / "results.json", of_seed)
     print(f"Results and pictures are in {folder}/")
     return results
 
@@ -182,7 +197,9 @@ def table(results: dict[str, Any]) -> str:
         return f"{100 * figures['mean']:.1f} ± {100 * figures['ci95']:.1f}"
 
     columns = ("accuracy", "emotion_accuracy", "uar")
-    run_name = f"{results['method']}, {results['target']}, {results['shots']}-shot"
+    run_name = (
+        f"{results['method']}, {results['target']}, {results['shots']}-shot, seed {results['seed']}"
+    )
     rows = [("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")]
     for mode in BATCH_NORM_MODES:
         for name, figures in (

@@ -89,6 +89,13 @@ def _claim(path: Path, description: dict[str, Any]) -> None:
         print(f"{path} was begun with other versions or on another device; last bits may differ")
 
 
+def seed_folders(path: Path, config: Config) -> list[Path]:
+    """Where each seed's outputs are: the run folder itself, or `seedN` in it for several."""
+    if config.seeds_at_once == 1:
+        return [path]
+    return [path / f"seed{seed}" for seed in config.seeds]
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all."""
     partial = path.with_name(f".{path.name}.tmp")

@@ -21,6 +21,7 @@ from data_prep import console
 from data_prep.console import UserError, progress
 from fmaml_jax import config as settings
 from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.run_folder import seed_folders
 from fmaml_jax.train import STOP_SIGNALS
 
 flags.DEFINE_list("targets", [], "values of --target; none: the flagfile's")
@@ -111,7 +112,7 @@ def cells(
 def finished(config: Config) -> bool:
     """Whether the run's folder holds the results of this very config."""
     folder = Path(config.run_dir)
-    if not (folder / "results.json").exists():
+    if not all((each / "results.json").exists() for each in seed_folders(folder, config)):
         return False
     own = {key: value for key, value in asdict(config).items() if key != "run_dir"}
     recorded = json.loads((folder / "config.json").read_text())["config"]
@@ -121,7 +122,8 @@ def finished(config: Config) -> bool:
 def steps_done(config: Config) -> int:
     """Meta-steps that the run has written down."""
     try:
-        lines = (Path(config.run_dir) / "metrics.jsonl").read_text().splitlines()
+        first = seed_folders(Path(config.run_dir), config)[0]
+        lines = (first / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[-1])["step"]
     except (OSError, IndexError, json.JSONDecodeError):
         return 0

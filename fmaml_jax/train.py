@@ -6,11 +6,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import jax
 import jax.numpy as jnp
@@ -33,10 +33,11 @@ from fmaml_jax.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.episodes import Episodes, TaskShape, sample, validation_tasks
+from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds, validation_tasks
 from fmaml_jax.evaluate import accuracy, gather, log_loss, predict_episodes
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, meta_gradient
+from fmaml_jax.run_folder import seed_folders
 
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
@@ -58,18 +59,18 @@ class InterruptedRunError(RuntimeError):
 
 
 class State(NamedTuple):
-    """What the outer update changes."""
+    """What the outer update changes; every leaf of `params` has a leading axis `seeds`."""
 
     params: Params
     optimizer: optax.OptState
 
 
 class Selected(NamedTuple):
-    """The trained state chosen on held-out source speakers."""
+    """Each seed's trained state chosen on held-out source speakers."""
 
     params: Params
-    val_accuracy: Float[Array, ""]
-    step: Int[Array, ""]
+    val_accuracy: Float[Array, " seeds"]
+    step: Int[Array, " seeds"]
 
 
 class Checkpoint(NamedTuple):
@@ -83,8 +84,8 @@ class Checkpoint(NamedTuple):
 class StepMetrics(NamedTuple):
     """Means over the tasks of a meta-step, before its update."""
 
-    loss: Float[Array, ""]
-    accuracy: Float[Array, ""]
+    loss: Float[Array, " seeds"]
+    accuracy: Float[Array, " seeds"]
     finite: Bool[Array, ""]
 
 
@@ -96,13 +97,16 @@ def make_update(
     Each device computes the gradient of its share of the tasks; one all-reduce averages them. The
     given state is donated. Where the loss or its gradient is not finite, the state comes back
     unchanged.
+
+    Seeds are trained side by side: the gradient of the sum of their losses is each one's own.
     """
 
     def share_gradient(
         params: Params, features: Float[Array, "clips time coeffs"], episodes: Episodes
-    ) -> tuple[Scalar, Scalar, Params]:
-        def task_loss(params: Params, episode: Episodes) -> tuple[Scalar, Scalar]:
-            return learner.loss(params, gather(features, episode))
+    ) -> tuple[Scalar, tuple[Array, Array], Params]:
+        def task_loss(params: Params, episode: Episodes) -> tuple[Scalar, tuple[Array, Array]]:
+            losses, accuracies = jax.vmap(learner.loss)(params, gather(features, episode))
+            return losses.sum(), (losses, accuracies)
 
         chunk = largest_divisor(len(episodes.query), layout.chunk)
         return meta_gradient(task_loss, params, episodes, chunk)
@@ -113,12 +117,12 @@ def make_update(
     def update(
         state: State, features: Float[Array, "clips time coeffs"], episodes: Episodes
     ) -> tuple[State, StepMetrics]:
-        loss, task_accuracy, gradient = batch_gradient(state.params, features, episodes)
+        total, (losses, accuracies), gradient = batch_gradient(state.params, features, episodes)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         stepped = State(optax.apply_updates(state.params, updates), optimizer_state)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm((gradient, stepped.params)))
+        finite = jnp.isfinite(total) & jnp.isfinite(optax.tree.norm((gradient, stepped.params)))
         state = jax.tree.map(partial(jnp.where, finite), stepped, state)
-        return state, StepMetrics(loss, task_accuracy, finite)
+        return state, StepMetrics(losses, accuracies, finite)
 
     return update
 
@@ -145,7 +149,7 @@ def train(
         scale: what they were standardised by; kept in the checkpoint, for new clips.
         split: pools of clips.
         shape: clips of a training task.
-        folder: run folder; `metrics.jsonl` and `checkpoints/` are written here.
+        folder: run folder; `checkpoints/` and each seed's `metrics.jsonl` are written here.
 
     Returns:
         The parameters with the best accuracy on held-out source speakers, and where they arose.
@@ -156,15 +160,24 @@ def train(
     """
     # ---- state: new, or as the last checkpoint has it
     optimizer = optax.adam(config.outer_lr)
-    params = learner.init(jax.random.key(config.seed))
+    params = jax.vmap(learner.init)(jax.vmap(jax.random.key)(jnp.asarray(config.seeds)))
     place = replicated(layout.mesh)
     state = jax.device_put(State(params, optimizer.init(params)), place)
 
-    def select(val_accuracy: float, meta_step: int) -> Selected:
-        best = Selected(state.params, np.float32(val_accuracy), np.int32(meta_step))
-        return jax.device_put(best, place, may_alias=False)  # the update donates its own
+    def keep_best(val_accuracies: Sequence[float], meta_step: int) -> Selected:
+        now = np.asarray(val_accuracies, np.float32)
+        better = now > selected.val_accuracy
 
-    selected = select(-1.0, 0)
+        def choose(new: Array, old: Array) -> Array:
+            return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+        steps = np.full_like(selected.step, meta_step)
+        best = jax.tree.map(choose, Selected(state.params, now, steps), selected)
+        return jax.device_put(best, place)
+
+    seeds = len(config.seeds)
+    start = Selected(state.params, np.full(seeds, -1, np.float32), np.zeros(seeds, np.int32))
+    selected = jax.device_put(start, place, may_alias=False)  # the update donates its own
     manager = ocp.CheckpointManager(
         folder.absolute() / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
     )
@@ -182,29 +195,29 @@ def train(
     # ---- validation on held-out source speakers: the same episodes every time
     val_pools, val_shape = validation_tasks(split.val, shape)
 
-    def validate() -> tuple[float, float]:
-        predictions = predict_episodes(
+    def validate() -> list[tuple[float, float]]:
+        of_seeds = predict_episodes(
             predict,
             layout,
             state.params,
             features,
             val_pools,
             val_shape,
-            seed=config.seed,
+            seeds=config.seeds,
             split="val",
             episodes=config.val_episodes,
             batch_norm=config.batch_norm,
         )
-        return log_loss(predictions)[:, -1].mean(), accuracy(predictions)[:, -1].mean()
+        return [(log_loss(p)[:, -1].mean(), accuracy(p)[:, -1].mean()) for p in of_seeds]
 
     # ---- the loop
     update = make_update(learner, optimizer, layout)
 
     def tasks(meta_step: int) -> Episodes:
-        episodes = sample(
+        episodes = sample_seeds(
             split.train,
             shape,
-            seed=config.seed,
+            seeds=config.seeds,
             split="train",
             step=meta_step,
             tasks=host_share(range(config.task_batch)),
@@ -212,7 +225,7 @@ def train(
         return to_devices(layout.mesh, episodes)
 
     with (
-        _metrics_log(folder / "metrics.jsonl", step) as log,
+        _metrics_logs(seed_folders(folder, config), step) as log,
         _stop_signals() as received,
         progress("meta-training", config.meta_steps, " steps", done=step) as bar,
         manager,
@@ -229,24 +242,24 @@ def train(
                     f"after meta-step {step} is saved; {ADVICE}"
                 )
             step += 1
-            loss, task_accuracy = float(metrics.loss), float(metrics.accuracy)
-            log({"step": step, "loss": loss, "accuracy": task_accuracy})
-            speed = config.task_batch / (time.perf_counter() - started)
+            losses, accuracies = np.asarray(metrics.loss), np.asarray(metrics.accuracy)
+            log("", step, zip(losses, accuracies, strict=True))
+            speed = config.task_batch * seeds / (time.perf_counter() - started)
             bar.set_postfix_str(
-                f"loss {loss:.3f}, accuracy {task_accuracy:.3f}, {speed:.1f} tasks/s",
+                f"loss {losses.mean():.3f}, accuracy {accuracies.mean():.3f}, {speed:.1f} tasks/s",
                 refresh=False,
             )
             bar.update()
             if step % config.eval_every == 0 or step == config.meta_steps:
-                val_loss, val_accuracy = validate()
-                if not math.isfinite(val_loss):  # not saved: a rerun has to validate it again
+                validated = validate()
+                if not all(math.isfinite(loss) for loss, _ in validated):
+                    # Not saved: a rerun has to validate it again.
                     raise NonFiniteLossError(
                         f"the validation loss is not finite after meta-step {step}; the checkpoint "
                         f"before it is kept; {ADVICE}"
                     )
-                log({"step": step, "val_loss": val_loss, "val_accuracy": val_accuracy})
-                if val_accuracy > selected.val_accuracy:
-                    selected = select(val_accuracy, step)
+                log("val_", step, validated)
+                selected = keep_best([val_accuracy for _, val_accuracy in validated], step)
                 save()
             if any_process(bool(received)):
                 save()
@@ -258,11 +271,30 @@ def train(
 
 
 @contextmanager
-def _metrics_log(path: Path, step: int) -> Iterator[Callable[[Mapping[str, float]], None]]:
-    """Appends to a file of JSON lines, after dropping the lines of steps that are to be redone."""
-    if not first_process():
-        yield lambda entry: None
-        return
+def _metrics_logs(folders: Sequence[Path], step: int) -> Iterator[Callable[..., None]]:
+    """What appends a line to each seed's `metrics.jsonl`: (prefix, step, losses and accuracies).
+
+    Lines of steps that are to be redone are dropped first.
+    """
+    with ExitStack() as stack:
+        files = [stack.enter_context(_reopened(f, step)) for f in folders if first_process()]
+
+        def log(prefix: str, step: int, figures: Iterable[tuple[float, float]]) -> None:
+            for file, (loss, task_accuracy) in zip(files, figures, strict=False):
+                entry = {
+                    "step": step,
+                    f"{prefix}loss": float(loss),
+                    f"{prefix}accuracy": float(task_accuracy),
+                }
+                file.write(json.dumps(entry, allow_nan=False) + "\n")
+                file.flush()
+
+        yield log
+
+
+def _reopened(folder: Path, step: int) -> TextIO:
+    folder.mkdir(exist_ok=True)
+    path = folder / "metrics.jsonl"
     kept = []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
         try:
@@ -273,13 +305,7 @@ def _metrics_log(path: Path, step: int) -> Iterator[Callable[[Mapping[str, float
     partial_file = path.with_suffix(".tmp")
     partial_file.write_text("".join(kept))
     partial_file.replace(path)
-    with path.open("a") as file:
-
-        def log(entry: Mapping[str, float]) -> None:
-            file.write(json.dumps(entry, allow_nan=False) + "\n")
-            file.flush()
-
-        yield log
+    return path.open("a")
 
 
 @contextmanager

@@ -39,6 +39,11 @@ def draw_episodes(tasks=TASKS):
     )
 
 
+def one_seed(tree, axis=0):
+    """Parameters or episodes of one seed as a run of several has them."""
+    return jax.tree.map(lambda leaf: np.expand_dims(leaf, axis), tree)
+
+
 def draw_features():
     return np.random.default_rng(2).normal(size=(CLIPS, 40, NETWORK["coefficients"]))
 
@@ -83,11 +88,12 @@ def test_gradient_equals_the_reference_on_one_device_and_eight(first_order, prec
         for count in (1, 8):
             layout = make_layout(TASKS, devices=jax.devices()[:count])
             # Descent of rate 1 shows the gradient it was made with.
-            state = State(jax.tree.map(jnp.copy, params), optax.sgd(1.0).init(params))
-            state, metrics = make_update(ours, optax.sgd(1.0), layout)(state, features, episodes)
-            gradient = jax.tree.map(lambda old, new: old - new, params, state.params)
+            state = State(jax.tree.map(jnp.asarray, one_seed(params)), optax.sgd(1.0).init(params))
+            update = make_update(ours, optax.sgd(1.0), layout)
+            state, metrics = update(state, features, one_seed(episodes, axis=1))
+            gradient = jax.tree.map(lambda old, new: old - new[0], params, state.params)
             assert all(leaf.dtype == precision for leaf in jax.tree.leaves(gradient))
-            np.testing.assert_allclose(metrics.loss, expected_loss, rtol=tolerance)
+            np.testing.assert_allclose(metrics.loss, [expected_loss], rtol=tolerance)
             difference = optax.tree.norm(jax.tree.map(np.subtract, gradient, expected))
             assert difference < tolerance * optax.tree.norm(expected)
 
@@ -95,15 +101,17 @@ def test_gradient_equals_the_reference_on_one_device_and_eight(first_order, prec
 def test_any_number_of_devices_comes_to_the_same_parameters():
     features = jnp.asarray(draw_features(), jnp.float32)
     ours, optimizer = learner(first_order=True), optax.adam(1e-3)
-    params = ours.init(jax.random.key(0))
+    params = one_seed(ours.init(jax.random.key(0)))
     after = {}
     for count in (1, 2, 4, 8):
         layout = make_layout(TASKS, devices=jax.devices()[:count])
         assert layout.mesh.size == count
         update = make_update(ours, optimizer, layout)
-        state = State(jax.tree.map(jnp.copy, params), optimizer.init(params))
+        state = State(jax.tree.map(jnp.asarray, params), optimizer.init(params))
         for _ in range(3):
-            state, _ = update(state, features, to_devices(layout.mesh, draw_episodes()))
+            state, _ = update(
+                state, features, to_devices(layout.mesh, one_seed(draw_episodes(), 1))
+            )
         after[count] = state.params
     for count in (2, 4, 8):
         jax.tree.map(
@@ -117,13 +125,13 @@ def test_the_update_exchanges_nothing_but_sums():
     layout = make_layout(TASKS)
     assert layout.mesh.size == 8
     ours = learner(first_order=True)
-    params = ours.init(jax.random.key(0))
+    params = one_seed(ours.init(jax.random.key(0)))
     program = (
         make_update(ours, optax.adam(1e-3), layout)
         .lower(
             State(params, optax.adam(1e-3).init(params)),
             jnp.zeros((CLIPS, 40, NETWORK["coefficients"])),
-            to_devices(layout.mesh, draw_episodes()),
+            to_devices(layout.mesh, one_seed(draw_episodes(), 1)),
         )
         .compile()
         .as_text()
@@ -142,23 +150,21 @@ def test_predictions_do_not_depend_on_the_devices():
     features = jnp.asarray(draw_features(), jnp.float32)
     pools = {"aa": np.arange(CLIPS).reshape(WAYS + FIXED, -1)}
     ours = learner()
-    params = ours.init(jax.random.key(0))
+    params = one_seed(ours.init(jax.random.key(0)))
     predictions = []
     for count in (1, 8):
         layout = make_layout(8, devices=jax.devices()[:count])
-        predictions.append(
-            predict_episodes(
-                make_predict(ours, layout),
-                layout,
-                params,
-                features,
-                pools,
-                TaskShape(WAYS, SHOTS, (QUERY,) * (WAYS + FIXED)),
-                seed=0,
-                split="test",
-                episodes=13,
-                batch_norm="inductive",
-            )
+        predictions += predict_episodes(
+            make_predict(ours, layout),
+            layout,
+            params,
+            features,
+            pools,
+            TaskShape(WAYS, SHOTS, (QUERY,) * (WAYS + FIXED)),
+            seeds=[0],
+            split="test",
+            episodes=13,
+            batch_norm="inductive",
         )
     assert len(predictions[0].logits) == 13
     np.testing.assert_array_equal(predictions[0].labels, predictions[1].labels)

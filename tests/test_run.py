@@ -89,7 +89,7 @@ def reference(config, uninterrupted, tmp_path):
 
 
 def test_run_folder_holds_what_is_promised(config, capsys):
-    results = run(config)
+    [results] = run(config)
     folder = Path(config.run_dir)
     assert json.loads((folder / "results.json").read_text()) == results
     assert results["method"] == "fmaml"
@@ -122,21 +122,21 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     for picture in ("convergence.png", "confusion.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "fmaml, cc, 3-shot, transductive" in printed
+    assert "fmaml, cc, 3-shot, seed 3, transductive" in printed
     assert "without adaptation" in printed
     assert "chance" in printed
 
 
 def test_finished_run_is_not_done_again(config):
-    results = run(config)
+    [results] = run(config)
     stamp = (Path(config.run_dir) / "results.json").stat().st_mtime_ns
-    assert run(config) == results
+    assert run(config) == [results]
     assert (Path(config.run_dir) / "results.json").stat().st_mtime_ns == stamp
 
 
 def stop_at(step_to_stop, number):
     """A sampler that sends this process a signal when it prepares the tasks after that step."""
-    sample = train_module.sample
+    sample = train_module.sample_seeds
 
     def stopping_sample(*args, step, split, **kwargs):
         if split == "train" and step == step_to_stop:
@@ -151,7 +151,7 @@ def test_stop_signal_saves_and_the_same_command_continues(
     number, step, config, uninterrupted, tmp_path, monkeypatch
 ):
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "sample", stop_at(step, number))
+        patch.setattr(train_module, "sample_seeds", stop_at(step, number))
         with pytest.raises(InterruptedRunError, match=f"after meta-step {step}, which is saved"):
             run(config)
     assert not (Path(config.run_dir) / "results.json").exists()
@@ -166,11 +166,11 @@ def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterru
         "from fmaml_jax.config import Config\n"
         "from tests.test_run import linear_model\n"
         "run.make_model = linear_model\n"
-        "sample = train.sample\n"
+        "sample = train.sample_seeds\n"
         "def slow(*args, step, **kwargs):\n"
         "    if step == 19: print('step 19', flush=True); time.sleep(60)\n"
         "    return sample(*args, step=step, **kwargs)\n"
-        "train.sample = slow\n"
+        "train.sample_seeds = slow\n"
         "run.run(eval(sys.argv[1]))\n"
     )
     with subprocess.Popen(
@@ -196,6 +196,29 @@ def test_another_seed_gives_another_run(config, uninterrupted, tmp_path):
     run(other)
     expected = reference(config, uninterrupted, tmp_path)
     assert outputs(other.run_dir)["metrics.jsonl"] != expected["metrics.jsonl"]
+
+
+def test_seeds_at_once_are_the_runs_of_each(config, uninterrupted, tmp_path, monkeypatch):
+    """Seeds 3 and 4 in one program, stopped on the way: the same as each alone."""
+    both = replace(config, seeds_at_once=2, run_dir=str(tmp_path / "both"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "sample_seeds", stop_at(11, signal.SIGTERM))
+        with pytest.raises(InterruptedRunError):
+            run(both)
+    run(both)
+    reference(config, uninterrupted, tmp_path)
+    run(replace(config, seed=4, run_dir=str(tmp_path / "alone")))
+    alone = {3: uninterrupted, 4: outputs(tmp_path / "alone")}
+    for seed, expected in alone.items():
+        found = outputs(Path(both.run_dir) / f"seed{seed}")
+        for ours, theirs in zip(
+            found["metrics.jsonl"].splitlines(), expected["metrics.jsonl"].splitlines(), strict=True
+        ):
+            assert json.loads(ours) == pytest.approx(json.loads(theirs), rel=1e-4)
+        ours, theirs = (json.loads(each["results.json"]) for each in (found, expected))
+        assert ours["seed"] == seed
+        assert ours["selection"]["meta_step"] == theirs["selection"]["meta_step"]
+        assert ours["inductive"]["accuracy"] == pytest.approx(theirs["inductive"]["accuracy"])
 
 
 def test_run_folder_of_another_config_is_refused_with_the_difference(config):
@@ -238,7 +261,7 @@ def test_damaged_record_is_refused(config, content):
 
 
 def test_a_problem_without_fixed_classes_runs(config):
-    results = run(replace(config, fixed=(), meta_steps=8))
+    [results] = run(replace(config, fixed=(), meta_steps=8))
     assert (results["ways"], results["fixed"]) == (3, 0)
     assert results["inductive"]["accuracy"] == results["inductive"]["emotion_accuracy"]
 
@@ -314,10 +337,10 @@ def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, m
             compiled_by_step[step] = sum("Compiling" in r.getMessage() for r in caplog.records)
         return sample(*args, step=step, split=split, **kwargs)
 
-    sample = train_module.sample
+    sample = train_module.sample_seeds
     with jax.log_compiles(), caplog.at_level("WARNING"), monkeypatch.context() as patch:
-        patch.setattr(train_module, "sample", note_compilations)
-        results = run(config)
+        patch.setattr(train_module, "sample_seeds", note_compilations)
+        [results] = run(config)
     # Step 1 compiles the update, the validation after step 2 the predictions; then all is there.
     assert compiled_by_step[1] > compiled_by_step[0]
     assert compiled_by_step[3] == compiled_by_step[4]

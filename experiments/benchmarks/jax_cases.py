@@ -57,12 +57,14 @@ def ours(workload: Workload, initial: Mapping[str, np.ndarray]) -> tuple[Step, G
     update = make_update(learner, optimizer, layout)
     place = replicated(layout.mesh)
     features = jax.device_put(make_features(), place)
-    episodes = to_devices(layout.mesh, make_episodes(workload.tasks))
-
-    params = _nested(initial)
+    # A run trains seeds side by side; this is one of them.
+    episodes = Episodes(*(array[:, None] for array in make_episodes(workload.tasks)))
+    episodes = to_devices(layout.mesh, episodes)
+    params = _one_seed(initial)
     # Placed whole, as in `train`: a leaf of another placement would be compiled for anew.
     state = jax.device_put(State(params, optimizer.init(params)), place)
-    return _steps(state, lambda state: update(state, features, episodes))
+    step, gradient = _steps(state, lambda state: update(state, features, episodes))
+    return step, lambda: {name: leaf[0] for name, leaf in gradient().items()}
 
 
 def make_evaluation(
@@ -73,7 +75,9 @@ def make_evaluation(
     layout = make_layout(config.task_batch, config.task_chunk)
     learner = find_learner(config.method)(config, make_model(CLASSES, filters=config.filters))
     predict = make_predict(learner, layout)
-    params, features = jax.device_put((_nested(initial), make_features()), replicated(layout.mesh))
+    params, features = jax.device_put(
+        (_one_seed(initial), make_features()), replicated(layout.mesh)
+    )
 
     def evaluate(episodes: int) -> np.ndarray:
         return predict_episodes(
@@ -83,11 +87,11 @@ def make_evaluation(
             features,
             make_pools(),
             TEST_SHAPE,
-            seed=0,
+            seeds=[0],
             split="test",
             episodes=episodes,
             batch_norm="transductive",
-        ).logits
+        )[0].logits
 
     return evaluate
 
@@ -132,7 +136,7 @@ def _steps(state: State, update: Callable[[State], tuple[State, tuple]]) -> tupl
     def step() -> float:
         nonlocal state
         state, (loss, *_) = jax.block_until_ready(update(state))
-        return float(loss)
+        return float(loss.sum())
 
     def gradient() -> dict[str, np.ndarray]:
         # Adam's first moment after its first step is (1 - 0.9) times the gradient.
@@ -147,6 +151,10 @@ def _flat(params: Params) -> dict[str, np.ndarray]:
 
 def _nested(params: Mapping[str, np.ndarray]) -> Params:
     return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in params.items()}, sep="/")
+
+
+def _one_seed(params: Mapping[str, np.ndarray]) -> Params:
+    return jax.tree.map(lambda leaf: leaf[None], _nested(params))
 
 
 def transfer(episodes: Episodes) -> None:
