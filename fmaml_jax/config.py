@@ -23,6 +23,11 @@ class Config:
     data: tuple[str, ...] = _setting((), "prepared .npz files or patterns of them, comma-separated")
     target: str = _setting("", "language code of the target, held out of meta-training")
     method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
+    support: str = _setting(
+        "",
+        "classes with K support clips: the emotions (the N + F rule) or all; none: the method's",
+        choices=("", "emotions", "all"),
+    )
     shots: int = _setting(5, "K, support clips of each emotion", least=1)
     seed: int = _setting(0, "seed of the initialisation and of every episode", least=0, below=2**32)
     seeds_at_once: int = _setting(
@@ -96,7 +101,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
                 flags.DEFINE_list(name, list(default), help_text, values)
             case _:
                 choices = field.metadata.get("choices")
-                help_text += f" ({' | '.join(choices)})" if choices else ""
+                help_text += f" ({' | '.join(filter(None, choices))})" if choices else ""
                 flags.DEFINE_string(name, default, help_text, values)
 
 

@@ -16,7 +16,7 @@ SPLITS = ("train", "val", "test")
 
 
 class Episodes(NamedTuple):
-    """Tasks as positions in the array of clips. The support holds emotions only."""
+    """Tasks as positions in the array of clips."""
 
     support: Int32[np.ndarray, "tasks shots"]
     support_labels: Int32[np.ndarray, "tasks shots"]
@@ -25,18 +25,34 @@ class Episodes(NamedTuple):
 
 
 class TaskShape(NamedTuple):
-    """How many clips a task has: K of each of N emotions, and queries of each of N + F classes."""
+    """How many clips a task has, and which positions a training task shuffles.
+
+    Attributes:
+        ways: N emotions, which come first.
+        shots: K support clips of each emotion.
+        query: query clips of each of the N + F classes.
+        fixed_shots: support clips of each fixed class: 0 is the N + F rule, K a plain
+            (N + F)-way problem.
+        shuffled: the first so many classes get a random order in a training task: N by the N + F
+            rule, all of a plain problem, 0 where positions are to keep their meaning.
+    """
 
     ways: int
     shots: int
     query: tuple[int, ...]
+    fixed_shots: int = 0
+    shuffled: int = 0
+
+    @property
+    def support(self) -> tuple[int, ...]:
+        """Support clips of each class."""
+        fixed = len(self.query) - self.ways
+        return (self.shots,) * self.ways + (self.fixed_shots,) * fixed
 
     @property
     def clips(self) -> tuple[int, ...]:
         """Clips that a task draws from each class, support and query together."""
-        return tuple(
-            query + self.shots * (position < self.ways) for position, query in enumerate(self.query)
-        )
+        return tuple(np.add(self.support, self.query).tolist())
 
 
 def validation_tasks(
@@ -45,30 +61,35 @@ def validation_tasks(
     """The languages whose held-out speakers can serve as tasks, and the largest task they allow.
 
     Held-out speakers have few clips: where they do not reach K + query, queries get at most half
-    of the scarcest emotion and the support what is left of it, up to K.
+    of the scarcest class with support and the support what is left of it, up to K.
 
     Args:
         pools: held-out clips of each class, by language.
         shape: the shape of a training task.
 
     Returns:
-        No language at all where none has two clips of every emotion and one of every fixed class.
+        No language at all where none has two clips of every class with support and one of every
+        other class.
     """
+    supported = len(shape.query) if shape.fixed_shots else shape.ways
 
     def serves(pool: Pool) -> bool:
         return all(
-            len(clips) >= (2 if position < shape.ways else 1) for position, clips in enumerate(pool)
+            len(clips) >= (2 if position < supported else 1) for position, clips in enumerate(pool)
         )
 
     serving = {language: pool for language, pool in pools.items() if serves(pool)}
     scarcest = [min(map(len, clips)) for clips in zip(*serving.values(), strict=True)]
     if not serving:
         return {}, shape
-    emotions = min(scarcest[: shape.ways])
-    query = min(shape.query[0], emotions // 2)
-    fixed_query = [min(query, count) for count in scarcest[shape.ways :]]
-    return serving, TaskShape(
-        shape.ways, min(shape.shots, emotions - query), (query,) * shape.ways + (*fixed_query,)
+    least = min(scarcest[:supported])
+    query = min(shape.query[0], least // 2)
+    shots = min(shape.shots, least - query)
+    rest = [min(query, count) for count in scarcest[supported:]]
+    return serving, shape._replace(
+        shots=shots,
+        query=(query,) * supported + (*rest,),
+        fixed_shots=min(shots, shape.fixed_shots),
     )
 
 
@@ -83,9 +104,13 @@ def sample(
 ) -> Episodes:
     """Samples tasks, each from one language, without repeating a clip within a task.
 
-    In training tasks the N emotions are put in a random order, so that their output positions
-    carry no meaning; fixed classes always keep the last positions. Validation and test keep the
+    In training tasks the shape's `shuffled` classes are put in a random order, so that their
+    output positions carry no meaning; the others keep theirs. Validation and test keep the
     classes' own order, which names the outputs.
+
+    Queries and supports of two shapes have as many clips in common as can be: a task's query is
+    the same for every K, the support of fewer shots is part of that of more, and neither depends
+    on whether fixed classes have a support. Methods are so compared on the same clips.
 
     Args:
         pools: clips of each class, by language.
@@ -100,7 +125,7 @@ def sample(
             np.random.default_rng((seed, SPLITS.index(split), step, task)),
             pools,
             shape,
-            permute=split == "train",
+            shuffled=shape.shuffled if split == "train" else 0,
         )
         for task in tasks
     ]
@@ -116,20 +141,17 @@ def sample_seeds(
 
 
 def _sample_task(
-    rng: np.random.Generator, pools: Mapping[str, Pool], shape: TaskShape, permute: bool
+    rng: np.random.Generator, pools: Mapping[str, Pool], shape: TaskShape, shuffled: int
 ) -> tuple[np.ndarray, ...]:
     language = rng.choice(sorted(pools))
-    order = rng.permutation(shape.ways) if permute else np.arange(shape.ways)
-    positions = np.concatenate([order, np.arange(shape.ways, len(shape.query))])
-    clips = [
-        rng.choice(pool, count, replace=False)
-        for pool, count in zip(pools[language], shape.clips, strict=True)
-    ]
-    support = [drawn[: shape.shots] for drawn in clips[: shape.ways]]
-    query = [drawn[-count:] for drawn, count in zip(clips, shape.query, strict=True)]
+    # The whole pool is shuffled, whatever is needed of it: what is drawn follows from the pool.
+    clips = [rng.permutation(pool) for pool in pools[language]]
+    positions = np.concatenate([rng.permutation(shuffled), np.arange(shuffled, len(shape.query))])
+    support = [drawn[:count] for drawn, count in zip(clips, shape.support, strict=True)]
+    query = [drawn[len(drawn) - count :] for drawn, count in zip(clips, shape.query, strict=True)]
     return (
         np.concatenate(support),
-        np.repeat(positions[: shape.ways], shape.shots),
+        np.repeat(positions, shape.support),
         np.concatenate(query),
         np.repeat(positions, shape.query),
     )

@@ -19,7 +19,7 @@ Loss = Callable[[Params, Data], Scalar]
 
 
 class Task(NamedTuple):
-    """A meta-task T_i. Emotions have labels 0..N-1, fixed classes N..N+F-1, in the query only."""
+    """A meta-task T_i. By the N + F rule, labels N..N+F-1 (fixed classes) are in the query only."""
 
     support: Float[Array, "shots time coeffs"]
     support_labels: Int[Array, " shots"]
@@ -71,7 +71,7 @@ def adapt(
     params: Params,
     data: Data,
     *,
-    rate: float,
+    rate: float | Params,
     steps: int,
     first_order: bool = False,
 ) -> tuple[Params, Params]:
@@ -81,7 +81,7 @@ def adapt(
         loss: the support loss L_S as a function of parameters and data.
         params: theta, where every task starts.
         data: the support set, handed to `loss`.
-        rate: alpha.
+        rate: alpha, one number or one for each parameter (Meta-SGD, Li et al. 2017, eq. 1).
         steps: number of gradient steps, at least 1.
         first_order: treat the inner gradient as a constant (FOMAML, Finn et al. 2017, 5.2).
 
@@ -95,8 +95,10 @@ def adapt(
             return jax.grad(loss)(lax.stop_gradient(theta), data)
         return twice_differentiable_grad(loss)(theta, data)
 
+    rates = jax.tree.map(lambda _: rate, params) if isinstance(rate, float) else rate
+
     def inner_step(theta: Params, _: None) -> tuple[Params, Params]:
-        theta = jax.tree.map(lambda t, g: t - rate * g, theta, gradient(theta))
+        theta = jax.tree.map(lambda t, r, g: t - r * g, theta, rates, gradient(theta))
         return theta, theta
 
     return lax.scan(inner_step, params, length=steps)

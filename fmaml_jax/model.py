@@ -10,6 +10,7 @@ by statistics taken from another set (inductive when they come from the support)
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,9 @@ from fmaml_jax.maml import Params
 
 INPUT_FRAMES = 40
 BLOCKS = 4
+
+HEAD = "Dense_0"
+"""Name of the output layer among the parameters."""
 
 Statistics = PyTree[Float[Array, "..."]]
 
@@ -57,28 +61,31 @@ class _Cnn(nn.Module):
     convolution: Callable[[Array, Array], Array]
 
     @nn.compact
-    def __call__(self, clips: Array, stored_statistics: bool) -> Array:
+    def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
         maps = clips[..., None]
         for _ in range(BLOCKS):
             maps = nn.relu(_Convolution(self.filters, self.convolution)(maps))
             # Momentum 0: the "running average" is the statistics of this very set of clips.
             maps = nn.BatchNorm(use_running_average=stored_statistics, momentum=0.0)(maps)
-        return nn.Dense(self.classes)(maps.reshape(maps.shape[0], -1))
+        features = maps.reshape(maps.shape[0], -1)
+        return nn.Dense(self.classes, name=HEAD)(features) if head else features
 
 
 class Model(NamedTuple):
-    """A network as three pure functions.
+    """A network as pure functions.
 
     Attributes:
         init: key -> parameters.
         apply: (parameters, clips, statistics or None) -> logits [clips, classes]. Without
             statistics the clips are normalised by their own.
         statistics: (parameters, clips) -> the clips' normalisation statistics.
+        features: as `apply`, -> what the output layer gets, [clips, features].
     """
 
     init: Callable[[Array], Params]
     apply: Callable[[Params, Float[Array, "clips time coeffs"], Statistics | None], Array]
     statistics: Callable[[Params, Float[Array, "clips time coeffs"]], Statistics]
+    features: Callable[[Params, Float[Array, "clips time coeffs"], Statistics | None], Array]
 
 
 def make_model(
@@ -101,14 +108,16 @@ def make_model(
         clips = jnp.zeros((1, INPUT_FRAMES, coefficients))
         return cnn.init(key, clips, stored_statistics=False)["params"]
 
-    def apply(params: Params, clips: Array, statistics: Statistics | None = None) -> Array:
+    def apply(
+        params: Params, clips: Array, statistics: Statistics | None = None, head: bool = True
+    ) -> Array:
         if statistics is None:
-            logits, _ = cnn.apply({"params": params}, clips, False, mutable=["batch_stats"])
-            return logits
-        return cnn.apply({"params": params, "batch_stats": statistics}, clips, True)
+            outputs, _ = cnn.apply({"params": params}, clips, False, head, mutable=["batch_stats"])
+            return outputs
+        return cnn.apply({"params": params, "batch_stats": statistics}, clips, True, head)
 
     def statistics(params: Params, clips: Array) -> Statistics:
         _, variables = cnn.apply({"params": params}, clips, False, mutable=["batch_stats"])
         return variables["batch_stats"]
 
-    return Model(jax.jit(init), apply, statistics)
+    return Model(jax.jit(init), apply, statistics, partial(apply, head=False))

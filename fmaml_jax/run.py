@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,25 @@ from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
 from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
 from fmaml_jax.episodes import TaskShape, validation_tasks
-from fmaml_jax.learners import find_learner
-from fmaml_jax.learners.interface import Learner
-from fmaml_jax.model import INPUT_FRAMES, Model, make_model, pool_time
+from fmaml_jax.learners import find_method
+from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
 from fmaml_jax.run_folder import describe, run_folder, seed_folders, write_json
-from fmaml_jax.train import ADVICE, NonFiniteLossError, train
+from fmaml_jax.train import ADVICE, NonFiniteLossError, init_seeds, train
 
 
 def task_shapes(config: Config) -> tuple[TaskShape, TaskShape]:
     """The clips of a training task and of a test episode."""
     ways, fixed = len(config.emotions), len(config.fixed)
-    training = TaskShape(ways, config.shots, (config.query_per_class,) * (ways + fixed))
-    test = TaskShape(
+    method, support = find_method(config)
+    training = TaskShape(
         ways,
         config.shots,
-        (config.test_query_per_class,) * ways + (config.test_query_per_fixed_class,) * fixed,
+        query=(config.query_per_class,) * (ways + fixed),
+        fixed_shots=config.shots if support == "all" else 0,
+        shuffled=method.shuffles * (ways + fixed if support == "all" else ways),
+    )
+    test = training._replace(
+        query=(config.test_query_per_class,) * ways + (config.test_query_per_fixed_class,) * fixed
     )
     return training, test
 
@@ -53,8 +56,8 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     require_clips(split.train, config.classes, training.clips, "--shots or --query_per_class")
     if not validation_tasks(split.val, training)[0]:
         raise UserError(
-            "no source language has two held-out clips of every emotion and one of every fixed "
-            "class to select on; raise --val_fraction or add speakers"
+            "no source language has two held-out clips of every class with support and one of "
+            "every other class to select on; raise --val_fraction or add speakers"
         )
     return clips, split
 
@@ -69,7 +72,7 @@ def run(config: Config) -> list[dict[str, Any]]:
         UserError: method, data or run folder cannot be used.
         NonFiniteLossError, InterruptedRunError: see `train`.
     """
-    make_learner = find_learner(config.method)
+    find_method(config)  # refuses before any work
     folder = Path(config.run_dir)
     files = [seed_folder / "results.json" for seed_folder in seed_folders(folder, config)]
     with contextlib.ExitStack() as held:
@@ -82,18 +85,14 @@ def run(config: Config) -> list[dict[str, Any]]:
             print(f"{folder} is finished; remove it to run it again")
             results = [json.loads(file.read_text()) for file in files]
         else:
-            results = _train_and_evaluate(config, make_learner, clips, split, folder)
+            results = _train_and_evaluate(config, clips, split, folder)
     for of_seed in results:
         print(table(of_seed))
     return results
 
 
 def _train_and_evaluate(
-    config: Config,
-    make_learner: Callable[[Config, Model], Learner],
-    clips: Clips,
-    split: Split,
-    folder: Path,
+    config: Config, clips: Clips, split: Split, folder: Path
 ) -> list[dict[str, Any]]:
     # ---- features, on the device
     clips = clips._replace(features=pool_time(clips.features, INPUT_FRAMES))
@@ -106,18 +105,25 @@ def _train_and_evaluate(
     # ---- meta-training
     training_shape, test_shape = task_shapes(config)
     val_pools, val_shape = validation_tasks(split.val, training_shape)
-    print(
-        f"Training on {', '.join(split.train)}; selecting on held-out speakers of "
-        f"{', '.join(val_pools)}: {val_shape.shots} shots, {val_shape.query[0]} queries a class",
-        flush=True,
-    )
-    learner = make_learner(
+    method, support = find_method(config)
+    learner = method.make(
         config, make_model(len(config.classes), features.shape[2], config.filters)
     )
     predict = evaluate.make_predict(learner, layout)
-    selected = train(
-        config, learner, layout, predict, features, scale, split, training_shape, folder
-    )
+    if learner.loss:
+        print(
+            f"Training on {', '.join(split.train)}; selecting on held-out speakers of "
+            f"{', '.join(val_pools)}: {val_shape.shots} shots, {val_shape.query[0]} queries a "
+            "class",
+            flush=True,
+        )
+        selected = train(
+            config, learner, layout, predict, features, scale, split, training_shape, folder
+        )
+        params = selected.params
+    else:
+        print(f"{config.method} learns from the target's support alone", flush=True)
+        params = jax.device_put(init_seeds(learner, config.seeds), replicated(layout.mesh))
 
     # ---- evaluation on the target language
     by_mode = {}
@@ -126,7 +132,7 @@ def _train_and_evaluate(
             by_mode[mode] = evaluate.predict_episodes(
                 predict,
                 layout,
-                selected.params,
+                params,
                 features,
                 split.test,
                 test_shape,
@@ -145,6 +151,8 @@ def _train_and_evaluate(
         results.append(
             {
                 "method": config.method,
+                "support": support,
+                "knows_fixed_classes": bool(support == "all" or learner.loss),
                 "target": config.target,
                 "shots": config.shots,
                 "ways": len(config.emotions),
@@ -153,7 +161,8 @@ def _train_and_evaluate(
                 "episodes": config.episodes,
                 "query_per_class": config.test_query_per_class,
                 "query_per_fixed_class": config.test_query_per_fixed_class,
-                "selection": {
+                "selection": learner.loss
+                and {
                     "meta_step": int(selected.step[i]),
                     "val_accuracy": round(float(selected.val_accuracy[i]), 6),
                     "languages": sorted(val_pools),
@@ -170,10 +179,12 @@ def _train_and_evaluate(
         )
     if first_process():
         for seed_folder, of_seed in zip(seed_folders(folder, config), results, strict=True):
-            lines = (seed_folder / "metrics.jsonl").read_text().splitlines()
-            plots.convergence(
-                seed_folder / "convergence.png", [json.loads(line) for line in lines], of_seed
-            )
+            seed_folder.mkdir(exist_ok=True)
+            if learner.loss:
+                lines = (seed_folder / "metrics.jsonl").read_text().splitlines()
+                plots.convergence(
+                    seed_folder / "convergence.png", [json.loads(line) for line in lines], of_seed
+                )
             plots.confusion(seed_folder / "confusion.png", config.classes, of_seed)
             # The last, since it marks the run as finished.
             write_json(seed_folder / "results.json", of_seed)
@@ -202,10 +213,10 @@ def table(results: dict[str, Any]) -> str:
     )
     rows = [("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")]
     for mode in BATCH_NORM_MODES:
-        for name, figures in (
-            (run_name, results[mode]),
-            ("  without adaptation", results[mode]["before_adaptation"]),
-        ):
+        shown = [(run_name, results[mode])]
+        if len(results[mode]["by_inner_step"]["accuracy"]) > 1:
+            shown.append(("  without adaptation", results[mode]["before_adaptation"]))
+        for name, figures in shown:
             rows.append((f"{name}, {mode}", *(percent(figures[column]) for column in columns)))
     chance = f"{100 * results['chance']:.1f}"
     rows.append(("chance", chance, f"{100 / results['ways']:.1f}", chance))
@@ -214,5 +225,7 @@ def table(results: dict[str, Any]) -> str:
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
+    if not results["knows_fixed_classes"]:
+        lines.append("the method cannot know the fixed classes: they are in no support it has")
     lines.append(f"accuracy in %; ± is the 95% interval over {results['episodes']} episodes")
     return "\n".join(lines)

@@ -89,6 +89,11 @@ class StepMetrics(NamedTuple):
     finite: Bool[Array, ""]
 
 
+def init_seeds(learner: Learner, seeds: Sequence[int]) -> Params:
+    """The learner's first parameters for each seed, with a leading axis `seeds`."""
+    return jax.vmap(learner.init)(jax.vmap(jax.random.key)(jnp.asarray(seeds)))
+
+
 def make_update(
     learner: Learner, optimizer: optax.GradientTransformation, layout: Layout
 ) -> Callable[..., tuple[State, StepMetrics]]:
@@ -160,7 +165,7 @@ def train(
     """
     # ---- state: new, or as the last checkpoint has it
     optimizer = optax.adam(config.outer_lr)
-    params = jax.vmap(learner.init)(jax.vmap(jax.random.key)(jnp.asarray(config.seeds)))
+    params = init_seeds(learner, config.seeds)
     place = replicated(layout.mesh)
     state = jax.device_put(State(params, optimizer.init(params)), place)
 

@@ -14,7 +14,7 @@ from fmaml_jax.convolution import reference_conv
 from fmaml_jax.devices import host_share, largest_divisor, make_layout, to_devices
 from fmaml_jax.episodes import Episodes, TaskShape
 from fmaml_jax.evaluate import gather, make_predict, predict_episodes
-from fmaml_jax.learners import find_learner
+from fmaml_jax.learners import find_method
 from fmaml_jax.maml import cross_entropy
 from fmaml_jax.model import make_model
 from fmaml_jax.train import State, make_update
@@ -52,7 +52,7 @@ def learner(first_order=False):
     config = Config(
         inner_lr=RATE, inner_steps=STEPS, test_inner_steps=STEPS, first_order=first_order
     )
-    return find_learner(config.method)(config, make_model(**NETWORK))
+    return find_method(config)[0].make(config, make_model(**NETWORK))
 
 
 def reference_gradient(params, features, episodes, first_order):

@@ -8,7 +8,8 @@ import pytest
 from fmaml_jax.episodes import TaskShape, sample, validation_tasks
 
 WAYS, FIXED = 3, 2
-SHAPE = TaskShape(WAYS, shots=4, query=(5, 5, 5, 3, 2))
+SHAPE = TaskShape(WAYS, shots=4, query=(5, 5, 5, 3, 2), shuffled=WAYS)
+PLAIN = SHAPE._replace(query=(5, 5, 5, 3, 2), fixed_shots=4, shuffled=WAYS + FIXED)
 
 
 def make_pools():
@@ -70,6 +71,35 @@ def test_permutation_covers_all_orders_of_emotions(episodes):
     assert counts.min() > 0.5 * len(first) / len(orders)
 
 
+def test_a_plain_problem_shuffles_all_classes_and_supports_them():
+    episodes = draw(shape=PLAIN, tasks=2000)
+    for labels in episodes.support_labels[:50]:
+        assert np.bincount(labels).tolist() == [4] * (WAYS + FIXED)
+    orders = {tuple(order) for order in episodes.support_labels[:, ::4].tolist()}
+    assert orders == set(itertools.permutations(range(WAYS + FIXED)))
+    for support, support_labels, query, query_labels in zip(*episodes, strict=True):
+        assert not set(support.tolist()) & set(query.tolist())
+        positions = dict(zip((support // 100 % 10).tolist(), support_labels.tolist(), strict=True))
+        assert [positions[c] for c in (query // 100 % 10).tolist()] == query_labels.tolist()
+
+
+def test_no_shuffling_keeps_the_meaning_of_positions():
+    episodes = draw(shape=SHAPE._replace(shuffled=0))
+    assert (episodes.support_labels == episodes.support // 100 % 10).all()
+    assert (episodes.query_labels == episodes.query // 100 % 10).all()
+
+
+def test_problems_and_shots_are_compared_on_the_same_clips():
+    ours = draw(split="test")
+    plain = draw(split="test", shape=PLAIN)
+    fewer = draw(split="test", shape=SHAPE._replace(shots=2))
+    np.testing.assert_equal(plain.query, ours.query)
+    np.testing.assert_equal(plain.support[:, : ours.support.shape[1]], ours.support)
+    np.testing.assert_equal(fewer.query, ours.query)
+    by_class = ours.support.reshape(len(ours.support), WAYS, 4)
+    np.testing.assert_equal(fewer.support.reshape(-1, WAYS, 2), by_class[:, :, :2])
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_keeps_the_order_of_the_classes(split):
     episodes = draw(split=split)
@@ -100,6 +130,9 @@ def test_validation_takes_what_the_held_out_clips_allow():
     serving, shape = validation_tasks(pools, TaskShape(3, 5, (5,) * 5))
     assert set(serving) == {"rich", "poor"}
     assert shape == TaskShape(3, 4, (3, 3, 3, 3, 3))  # 7 clips: 3 queries, 4 shots
+    plain = validation_tasks(pools, TaskShape(3, 5, (5,) * 5, fixed_shots=5))
+    # Three neutral clips of the poor language: one query, two shots of every class.
+    assert plain[1] == TaskShape(3, 2, (1,) * 5, fixed_shots=2)
     assert validation_tasks({"none": pools["none"]}, shape)[0] == {}
     only_rich = validation_tasks({"rich": pools["rich"]}, TaskShape(3, 5, (5,) * 5))[1]
     assert only_rich == TaskShape(3, 5, (5,) * 5)

@@ -1,4 +1,4 @@
-"""F-MAML as a learner: its loss and predictions against plain gradient descent, unrolled."""
+"""Each method against plain descent, unrolled, or against its formula worked in NumPy."""
 
 from dataclasses import replace
 
@@ -8,29 +8,33 @@ import numpy as np
 import pytest
 
 from fmaml_jax.config import Config
-from fmaml_jax.learners import find_learner
+from fmaml_jax.learners import find_method, matching, protonet, relation
 from fmaml_jax.maml import Task, cross_entropy
-from fmaml_jax.model import Model
+from fmaml_jax.model import HEAD, Model
 
-CONFIG = Config(inner_lr=0.3, inner_steps=2, test_inner_steps=3)
+CONFIG = Config(emotions=("a", "b"), fixed=("c",), inner_lr=0.3, inner_steps=2, test_inner_steps=3)
 
 
 def normalising_model():
     """A small network that, like the paper's, sees its clips through statistics of a set."""
 
     def init(key):
-        return {"in": jax.random.normal(key, (4, 6)), "out": jnp.ones((6, 3)) / jnp.arange(1, 4)}
+        head = {"kernel": jnp.ones((6, 3)) / jnp.arange(1, 4)}
+        return {"in": jax.random.normal(key, (4, 6)), HEAD: head}
 
     def statistics(params, clips):
         hidden = clips.mean(axis=1) @ params["in"]
         return hidden.mean(axis=0), hidden.std(axis=0)
 
-    def apply(params, clips, given=None):
+    def features(params, clips, given=None):
         mean, deviation = statistics(params, clips) if given is None else given
         hidden = clips.mean(axis=1) @ params["in"]
-        return jnp.tanh((hidden - mean) / deviation) @ params["out"]
+        return jnp.tanh((hidden - mean) / deviation)
 
-    return Model(init, apply, statistics)
+    def apply(params, clips, given=None):
+        return features(params, clips, given) @ params[HEAD]["kernel"]
+
+    return Model(init, apply, statistics, features)
 
 
 MODEL = normalising_model()
@@ -50,7 +54,7 @@ def task():
 
 def learner(**changes):
     config = replace(CONFIG, **changes)
-    return find_learner(config.method)(config, MODEL)
+    return find_method(config)[0].make(config, MODEL)
 
 
 def descend(params, task, steps, first_order=False):
@@ -114,3 +118,181 @@ def test_inductive_predictions_ignore_other_queries_and_all_query_labels(task):
         - ours.predict(PARAMS, task, "transductive")[:, 2:5]
     )
     assert np.abs(difference).max() > 1e-2
+
+
+# ---- the other methods, on a task whose support holds all classes
+
+
+@pytest.fixture(scope="module")
+def full_task(task):
+    rng = np.random.default_rng(1)
+    extra = jnp.asarray(rng.normal(size=(3, 5, 4)), jnp.float32)
+    return task._replace(
+        support=jnp.concatenate([task.support, extra]),
+        support_labels=jnp.concatenate([task.support_labels, jnp.full(3, 2)]),
+    )
+
+
+def gradient_of(learner_, params, task):
+    return jax.grad(lambda p: learner_.loss(p, task)[0])(params)
+
+
+def assert_close(ours, theirs, rtol=1e-4, atol=1e-6):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), ours, theirs)
+
+
+def test_metaser_is_maml_on_all_classes(full_task):
+    ours = learner(method="metaser").predict(PARAMS, full_task, "inductive")
+    theirs = logits_of(descend(PARAMS, full_task, 3), full_task, "inductive")
+    np.testing.assert_allclose(ours[-1], theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_fomaml_has_the_gradient_at_the_adapted_parameters(task):
+    ours = gradient_of(learner(method="fomaml"), PARAMS, task)
+    theirs = jax.grad(
+        lambda p: cross_entropy(logits_of(p, task, "transductive"), task.query_labels)
+    )(descend(PARAMS, task, 2))
+    assert_close(ours, theirs)
+
+
+def test_meta_sgd_learns_rates_by_the_product_of_gradients(task):
+    """After one step theta' = theta - r * g, so dL/dr = -g * dL/dtheta', element by element."""
+    ours = learner(method="meta_sgd", inner_steps=1)
+    params = ours.init(jax.random.key(0))
+    assert all((leaf == np.float32(0.3)).all() for leaf in jax.tree.leaves(params["rates"]))
+    inner = jax.grad(lambda p: cross_entropy(MODEL.apply(p, task.support), task.support_labels))(
+        params["start"]
+    )
+    outer = jax.grad(
+        lambda p: cross_entropy(logits_of(p, task, "transductive"), task.query_labels)
+    )(descend(params["start"], task, 1))
+    expected = jax.tree.map(lambda g, q: -g * q, inner, outer)
+    assert_close(gradient_of(ours, params, task)["rates"], expected)
+
+
+def test_reptile_moves_towards_where_descent_on_the_whole_task_ends(task):
+    whole = task._replace(
+        support=jnp.concatenate([task.support, task.query]),
+        support_labels=jnp.concatenate([task.support_labels, task.query_labels]),
+    )
+    expected = jax.tree.map(lambda a, b: a - b, PARAMS, descend(PARAMS, whole, 2))
+    assert_close(gradient_of(learner(method="reptile"), PARAMS, task), expected)
+
+
+@pytest.mark.parametrize(("method", "moves"), [("anil", HEAD), ("boil", "in")])
+def test_anil_and_boil_adapt_one_part(method, moves, task):
+    def expected(params):
+        for _ in range(2):
+            slope = jax.grad(
+                lambda p: cross_entropy(MODEL.apply(p, task.support), task.support_labels)
+            )(params)
+            moved = jax.tree.map(lambda p, g: p - 0.3 * g, params[moves], slope[moves])
+            params = {**params, moves: moved}
+        return cross_entropy(logits_of(params, task, "transductive"), task.query_labels)
+
+    ours = learner(method=method)
+    np.testing.assert_allclose(ours.loss(PARAMS, task)[0], expected(PARAMS), rtol=1e-5)
+    assert_close(gradient_of(ours, PARAMS, task), jax.grad(expected)(PARAMS), rtol=1e-3)
+
+
+def members():
+    """Features of 4 support clips of classes 0, 0, 1, 2 and of 2 queries."""
+    rng = np.random.default_rng(3)
+    labels = np.array([0, 0, 1, 2])
+    return rng.normal(size=(4, 5)), labels, rng.normal(size=(2, 5))
+
+
+def test_protonet_measures_distances_to_class_means():
+    support, labels, query = members()
+    means = [support[:2].mean(axis=0), support[2], support[3]]
+    expected = [[-np.sum((q - m) ** 2) for m in means] for q in query]
+    ours = protonet.compare(support, np.eye(3)[labels], query)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+def test_matching_attends_by_cosine():
+    support, labels, query = members()
+    expected = []
+    for q in query:
+        cosine = [q @ s / np.linalg.norm(q) / np.linalg.norm(s) for s in support]
+        attention = np.exp(cosine) / np.exp(cosine).sum()
+        expected.append([attention[labels == c].sum() for c in range(3)])
+    ours = matching.compare(support, np.eye(3)[labels], query)
+    np.testing.assert_allclose(np.exp(ours), expected, rtol=1e-4)
+
+
+def test_relation_scores_pairs_of_mean_and_query(full_task):
+    rng = np.random.default_rng(4)
+    means, query = rng.normal(size=(3, 5)), rng.normal(size=(2, 5))
+    weights = {
+        "query": rng.normal(size=(5, 8)),
+        "mean": rng.normal(size=(5, 8)),
+        "bias": rng.normal(size=8),
+        "output": rng.normal(size=8),
+    }
+
+    def score(q, m):
+        together = np.concatenate([q, m]) @ np.concatenate([weights["query"], weights["mean"]])
+        return np.maximum(together + weights["bias"], 0) @ weights["output"]
+
+    expected = [[score(q, m) for m in means] for q in query]
+    np.testing.assert_allclose(relation.relate(weights, means, query), expected, rtol=1e-4)
+
+    ours = learner(method="relation")
+    params = ours.init(jax.random.key(0))
+    scores = 1 / (1 + np.exp(-ours.predict(params, full_task, "transductive")[0]))
+    error = np.mean((scores - np.eye(3)[full_task.query_labels]) ** 2)
+    np.testing.assert_allclose(ours.loss(params, full_task)[0], error, rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["protonet", "matching", "relation"])
+def test_metric_methods_normalise_as_the_mode_says(method, full_task):
+    ours = learner(method=method)
+    params = ours.init(jax.random.key(0))
+    few = full_task._replace(query=full_task.query[2:5])
+    modes = {}
+    for mode in ("transductive", "inductive"):
+        whole = ours.predict(params, full_task, mode)[:, 2:5]
+        modes[mode] = np.abs(ours.predict(params, few, mode) - whole).max()
+    assert modes["inductive"] < 1e-5
+    assert modes["transductive"] > 1e-4
+
+
+def test_pooled_is_one_classifier_of_all_clips(task):
+    clips = jnp.concatenate([task.support, task.query])
+    labels = jnp.concatenate([task.support_labels, task.query_labels])
+    ours = learner(method="pooled")
+    np.testing.assert_allclose(
+        ours.loss(PARAMS, task)[0], cross_entropy(MODEL.apply(PARAMS, clips), labels), rtol=1e-5
+    )
+    zero_shot = ours.predict(PARAMS, task, "inductive")
+    np.testing.assert_allclose(zero_shot, logits_of(PARAMS, task, "inductive")[None], rtol=1e-4)
+    tuned = learner(method="pooled_finetune").predict(PARAMS, task, "inductive")
+    theirs = logits_of(descend(PARAMS, task, 3), task, "inductive")
+    np.testing.assert_allclose(tuned[-1], theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_supervised_is_adam_on_the_support(full_task):
+    ours = learner(method="supervised", meta_steps=4, outer_lr=0.05)
+    theta = PARAMS
+    means = jax.tree.map(jnp.zeros_like, theta)
+    squares = means
+    for t in range(1, 5):
+        slope = jax.grad(
+            lambda p: cross_entropy(MODEL.apply(p, full_task.support), full_task.support_labels)
+        )(theta)
+        means = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, means, slope)
+        squares = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, squares, slope)
+        theta = jax.tree.map(
+            lambda p, m, v, t=t: (
+                p - 0.05 * (m / (1 - 0.9**t)) / (jnp.sqrt(v / (1 - 0.999**t)) + 1e-8)
+            ),
+            theta,
+            means,
+            squares,
+        )
+    found = ours.predict(PARAMS, full_task, "inductive")
+    np.testing.assert_allclose(found[0], logits_of(PARAMS, full_task, "inductive"), rtol=1e-4)
+    np.testing.assert_allclose(
+        found[1], logits_of(theta, full_task, "inductive"), rtol=1e-3, atol=1e-4
+    )

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -19,7 +20,8 @@ from data_prep.console import UserError
 from fmaml_jax import run as run_module
 from fmaml_jax import train as train_module
 from fmaml_jax.config import Config, flags_from_config
-from fmaml_jax.model import Model
+from fmaml_jax.learners import METHODS
+from fmaml_jax.model import HEAD, Model
 from fmaml_jax.run import run
 from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
 from tests.corpus import EMOTIONS, save_corpora
@@ -27,21 +29,26 @@ from tests.corpus import EMOTIONS, save_corpora
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def linear_model(classes, coefficients, filters):
+def linear_model(classes, coefficients, filters, body=jnp.ones, through=jnp.multiply):
     """Logits linear in the clip's mean: compiles at once, and enough to learn these corpora."""
     del filters
 
     def init(key):
+        kernel = jax.random.normal(key, (coefficients, classes)) / 10
         return {
-            "kernel": jax.random.normal(key, (coefficients, classes)) / 10,
-            "bias": jnp.zeros(classes),
+            "body": body(coefficients),
+            HEAD: {"kernel": kernel, "bias": jnp.zeros(classes)},
         }
 
-    def apply(params, clips, statistics=None):
+    def features(params, clips, statistics=None):
         centre = statistics if statistics is not None else clips.mean(axis=(0, 1))
-        return (clips.mean(axis=1) - centre) @ params["kernel"] + params["bias"]
+        return through(clips.mean(axis=1) - centre, params["body"])
 
-    return Model(init, apply, lambda _, clips: clips.mean(axis=(0, 1)))
+    def apply(params, clips, statistics=None):
+        head = params[HEAD]
+        return features(params, clips, statistics) @ head["kernel"] + head["bias"]
+
+    return Model(init, apply, lambda _, clips: clips.mean(axis=(0, 1)), features)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +132,34 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     assert "fmaml, cc, 3-shot, seed 3, transductive" in printed
     assert "without adaptation" in printed
     assert "chance" in printed
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"fmaml"}))
+def test_every_method_learns_separable_corpora(method, config, monkeypatch):
+    if method == "boil":  # its body has to be able to exchange classes
+        mixing = partial(linear_model, body=jnp.eye, through=jnp.matmul)
+        monkeypatch.setattr(run_module, "make_model", mixing)
+    [results] = run(replace(config, method=method, shots=3, query_per_class=3))
+    assert results["support"] == METHODS[method].supports[0]
+    assert results["knows_fixed_classes"]
+    assert (results["selection"] is None) == (method == "supervised")
+    least = 0.6 if method in ("relation", "boil") else 0.8  # chance is 1/3
+    assert results["transductive"]["emotion_accuracy"]["mean"] > least
+
+
+def test_a_method_that_cannot_know_the_fixed_classes_says_so(config, capsys):
+    [results] = run(replace(config, method="supervised", support="emotions", meta_steps=40))
+    assert not results["knows_fixed_classes"]
+    assert results["inductive"]["recall"]["silence"] < 0.5
+    assert "cannot know the fixed classes" in capsys.readouterr().out
+    assert not (Path(config.run_dir) / "metrics.jsonl").exists()
+
+
+def test_method_and_support_that_do_not_fit_are_refused(config):
+    with pytest.raises(UserError, match="--method=fmaml cannot do with --support=all"):
+        run(replace(config, support="all"))
+    with pytest.raises(UserError, match="--method=magic is unknown; choose from fmaml, metaser"):
+        run(replace(config, method="magic"))
 
 
 def test_finished_run_is_not_done_again(config):
@@ -278,7 +313,7 @@ def test_non_finite_loss_keeps_the_last_good_state(config, monkeypatch):
 
         def apply(params, clips, statistics=None):
             # Infinite once the bias has moved, after some steps of training.
-            moved = jnp.abs(params["bias"]).max() > 0.5
+            moved = jnp.abs(params[HEAD]["bias"]).max() > 0.5
             return model.apply(params, clips, statistics) / jnp.where(moved, 0.0, 1.0)
 
         return model._replace(apply=apply)

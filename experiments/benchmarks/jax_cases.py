@@ -26,7 +26,7 @@ from fmaml_jax.convolution import reference_conv
 from fmaml_jax.devices import make_layout, replicated, to_devices
 from fmaml_jax.episodes import Episodes
 from fmaml_jax.evaluate import gather, make_predict, predict_episodes
-from fmaml_jax.learners import find_learner
+from fmaml_jax.learners import find_method
 from fmaml_jax.maml import Params, Task, cross_entropy
 from fmaml_jax.model import Model, make_model
 from fmaml_jax.train import State, make_update
@@ -52,7 +52,7 @@ def ours(workload: Workload, initial: Mapping[str, np.ndarray]) -> tuple[Step, G
         filters=workload.filters,
     )
     layout = make_layout(config.task_batch, config.task_chunk)
-    learner = find_learner(config.method)(config, make_model(CLASSES, filters=config.filters))
+    learner = find_method(config)[0].make(config, make_model(CLASSES, filters=config.filters))
     optimizer = optax.adam(config.outer_lr)
     update = make_update(learner, optimizer, layout)
     place = replicated(layout.mesh)
@@ -73,7 +73,7 @@ def make_evaluation(
     """Number of episodes -> query logits before adaptation and after each step, as in a run."""
     config = Config(inner_lr=INNER_LR, test_inner_steps=workload.steps, filters=workload.filters)
     layout = make_layout(config.task_batch, config.task_chunk)
-    learner = find_learner(config.method)(config, make_model(CLASSES, filters=config.filters))
+    learner = find_method(config)[0].make(config, make_model(CLASSES, filters=config.filters))
     predict = make_predict(learner, layout)
     params, features = jax.device_put(
         (_one_seed(initial), make_features()), replicated(layout.mesh)

@@ -1,24 +1,75 @@
 """The methods of `--method`, by name: one file each, one row each."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
 
 from data_prep.console import UserError
 from fmaml_jax.config import Config
-from fmaml_jax.learners import fmaml
+from fmaml_jax.learners import (
+    anil,
+    fmaml,
+    matching,
+    meta_sgd,
+    pooled,
+    protonet,
+    relation,
+    reptile,
+    supervised,
+)
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.model import Model
 
-LEARNERS: dict[str, Callable[[Config, Model], Learner]] = {
-    "fmaml": fmaml.make,
+
+class Method(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        make: (settings, network with N + F outputs) -> the learner.
+        supports: values that `--support` may have, the method's own first. "emotions" is the
+            N + F rule; "all" a plain (N + F)-way problem, fixed classes like any other.
+        shuffles: whether training tasks shuffle the positions of the classes with support.
+    """
+
+    make: Callable[[Config, Model], Learner]
+    supports: tuple[str, ...]
+    shuffles: bool = True
+
+
+def _first_order(config: Config, model: Model) -> Learner:
+    return fmaml.make(replace(config, first_order=True), model)
+
+
+METHODS: dict[str, Method] = {
+    "fmaml": Method(fmaml.make, ("emotions",)),
+    "metaser": Method(fmaml.make, ("all",)),  # Chopra et al. 2021
+    "fomaml": Method(_first_order, ("emotions", "all")),  # Finn et al. 2017, 5.2
+    "meta_sgd": Method(meta_sgd.make, ("emotions", "all")),
+    "reptile": Method(reptile.make, ("emotions", "all")),
+    "anil": Method(anil.make_anil, ("emotions", "all")),
+    "boil": Method(anil.make_boil, ("emotions", "all")),
+    "protonet": Method(protonet.make, ("all",)),
+    "matching": Method(matching.make, ("all",)),
+    "relation": Method(relation.make, ("all",)),
+    "pooled": Method(pooled.make, ("emotions", "all"), shuffles=False),
+    "pooled_finetune": Method(pooled.make_finetune, ("emotions", "all"), shuffles=False),
+    "supervised": Method(supervised.make, ("all", "emotions")),
 }
 
 
-def find_learner(method: str) -> Callable[[Config, Model], Learner]:
-    """What makes the learner of a method from the run's settings and its network.
+def find_method(config: Config) -> tuple[Method, str]:
+    """The method of a run and which classes have a support.
 
     Raises:
-        UserError: there is no such method; names those there are.
+        UserError: there is no such method, or it cannot do with such a support.
     """
-    if method not in LEARNERS:
-        raise UserError(f"--method={method} is unknown; choose from {', '.join(LEARNERS)}")
-    return LEARNERS[method]
+    if config.method not in METHODS:
+        raise UserError(f"--method={config.method} is unknown; choose from {', '.join(METHODS)}")
+    method = METHODS[config.method]
+    support = config.support or method.supports[0]
+    if support not in method.supports:
+        raise UserError(
+            f"--method={config.method} cannot do with --support={support}; leave --support out, "
+            "or choose another method"
+        )
+    return method, support

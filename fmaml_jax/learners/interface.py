@@ -14,12 +14,13 @@ class Learner(NamedTuple):
 
     Attributes:
         init: key -> parameters.
-        loss: (parameters, task) -> (query loss to minimise, query accuracy).
+        loss: (parameters, task) -> (query loss to minimise, query accuracy); None where nothing is
+            learned before the target's support.
         predict: (parameters, task, batch-norm mode) -> query logits before adaptation and after
-            each step of it, without using the query labels. A method that does not adapt in steps
-            returns its logits alone, with `steps` = 1.
+            each step of it, without using the query labels. A method that does not adapt returns
+            its logits alone, with `steps` = 1.
     """
 
     init: Callable[[Array], Params]
-    loss: Callable[[Params, Task], tuple[Scalar, Scalar]]
+    loss: Callable[[Params, Task], tuple[Scalar, Scalar]] | None
     predict: Callable[[Params, Task, str], Float[Array, "steps queries classes"]]
