@@ -20,9 +20,13 @@ from fmaml_jax.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds
+from fmaml_jax.episodes import Episodes, TaskShape, sample, sample_seeds
+from fmaml_jax.learners.functionals import Classify
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
+
+UNKNOWN = -1e3
+"""Score of a class that a classifier has never seen."""
 
 EPISODES_PER_DEVICE = 10
 """Episodes in a call; more would make progress and the reply to Ctrl-C coarser."""
@@ -119,6 +123,46 @@ def predict_episodes(
         report(min(count, episodes - start))
     all_logits, all_labels = np.concatenate(logits)[:episodes], np.concatenate(labels)[:episodes]
     return [Predictions(all_logits[:, i], all_labels[:, i]) for i in range(len(seeds))]
+
+
+def classify_episodes(
+    classify: Classify,
+    statistics: Float[np.ndarray, "clips statistics"],
+    sources: Mapping[str, Pool],
+    pools: Mapping[str, Pool],
+    shape: TaskShape,
+    *,
+    seeds: Sequence[int],
+    episodes: int,
+    report: Callable[[int], Any] = lambda done: None,
+) -> list[Predictions]:
+    """Predicts test episodes 0, 1, ... of each seed, one by one; `steps` is 1.
+
+    Args:
+        classify: a method that is no network (`learners.functionals`).
+        statistics: of all clips.
+        sources: training clips of each class, by language.
+        pools: test clips of each class, by language.
+        shape: clips to draw for a task.
+        seeds: seeds of the episodes.
+        episodes: how many.
+        report: is told after each episode that one more is done.
+    """
+    by_class = [np.unique(np.concatenate(clips)) for clips in zip(*sources.values(), strict=True)]
+    source = statistics[np.concatenate(by_class)]
+    source_labels = np.repeat(np.arange(len(by_class)), list(map(len, by_class)))
+    found = []
+    for seed in seeds:
+        tasks = sample(pools, shape, seed=seed, split="test", step=0, tasks=range(episodes))
+        logits = np.full((*tasks.query.shape, len(by_class)), UNKNOWN, np.float32)
+        for i, (support, labels, query, _) in enumerate(zip(*tasks, strict=True)):
+            known, scores = classify(
+                source, source_labels, statistics[support], labels, statistics[query]
+            )
+            logits[i][:, known] = scores
+            report(1)
+        found.append(Predictions(logits[:, None], tasks.query_labels))
+    return found
 
 
 def log_loss(predictions: Predictions) -> Float[np.ndarray, "episodes steps"]:

@@ -14,7 +14,8 @@ from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
 from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
 from fmaml_jax.episodes import TaskShape, validation_tasks
-from fmaml_jax.learners import find_method
+from fmaml_jax.evaluate import Predictions
+from fmaml_jax.learners import find_method, functionals
 from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
 from fmaml_jax.run_folder import describe, run_folder, seed_folders, write_json
 from fmaml_jax.train import ADVICE, NonFiniteLossError, init_seeds, train
@@ -94,6 +95,69 @@ def run(config: Config) -> list[dict[str, Any]]:
 def _train_and_evaluate(
     config: Config, clips: Clips, split: Split, folder: Path
 ) -> list[dict[str, Any]]:
+    method, support = find_method(config)
+    _, test_shape = task_shapes(config)
+    if method.network:
+        by_mode, selections = _meta_learn(config, clips, split, folder)
+    else:
+        with progress("evaluation", config.episodes * len(config.seeds), " episodes") as bar:
+            predictions = evaluate.classify_episodes(
+                method.make,
+                functionals.time_statistics(clips.features),
+                split.train,
+                split.test,
+                test_shape,
+                seeds=config.seeds,
+                episodes=config.episodes,
+                report=bar.update,
+            )
+        by_mode = dict.fromkeys(BATCH_NORM_MODES, predictions)
+        selections = [None for _ in config.seeds]
+
+    # ---- results of each seed
+    results = []
+    for i, seed in enumerate(config.seeds):
+        results.append(
+            {
+                "method": config.method,
+                "support": support,
+                "knows_fixed_classes": support == "all" or method.uses_sources,
+                "target": config.target,
+                "shots": config.shots,
+                "ways": len(config.emotions),
+                "fixed": len(config.fixed),
+                "seed": seed,
+                "episodes": config.episodes,
+                "query_per_class": config.test_query_per_class,
+                "query_per_fixed_class": config.test_query_per_fixed_class,
+                "selection": selections[i],
+                "chance": round(1 / len(config.classes), 6),
+                "fixed_class_sources": _fixed_class_sources(config, clips, split),
+                **{
+                    mode: evaluate.summarise(found[i], config.classes, len(config.emotions))
+                    for mode, found in by_mode.items()
+                },
+            }
+        )
+    if first_process():
+        for seed_folder, of_seed in zip(seed_folders(folder, config), results, strict=True):
+            seed_folder.mkdir(exist_ok=True)
+            if (seed_folder / "metrics.jsonl").exists():
+                lines = (seed_folder / "metrics.jsonl").read_text().splitlines()
+                plots.convergence(
+                    seed_folder / "convergence.png", [json.loads(line) for line in lines], of_seed
+                )
+            plots.confusion(seed_folder / "confusion.png", config.classes, of_seed)
+            # The last, since it marks the run as finished.
+            write_json(seed_folder / "results.json", of_seed)
+    print(f"Results and pictures are in {folder}/")
+    return results
+
+
+def _meta_learn(
+    config: Config, clips: Clips, split: Split, folder: Path
+) -> tuple[dict[str, list[Predictions]], list[dict[str, Any] | None]]:
+    """Predictions of each batch-norm mode and seed, and how each seed's state was selected."""
     # ---- features, on the device
     clips = clips._replace(features=pool_time(clips.features, INPUT_FRAMES))
     scale = training_scale(clips.features, split)
@@ -103,14 +167,14 @@ def _train_and_evaluate(
     )
 
     # ---- meta-training
+    method, _ = find_method(config)
     training_shape, test_shape = task_shapes(config)
-    val_pools, val_shape = validation_tasks(split.val, training_shape)
-    method, support = find_method(config)
     learner = method.make(
         config, make_model(len(config.classes), features.shape[2], config.filters)
     )
     predict = evaluate.make_predict(learner, layout)
     if learner.loss:
+        val_pools, val_shape = validation_tasks(split.val, training_shape)
         print(
             f"Training on {', '.join(split.train)}; selecting on held-out speakers of "
             f"{', '.join(val_pools)}: {val_shape.shots} shots, {val_shape.query[0]} queries a "
@@ -121,9 +185,20 @@ def _train_and_evaluate(
             config, learner, layout, predict, features, scale, split, training_shape, folder
         )
         params = selected.params
+        selections = [
+            {
+                "meta_step": int(step),
+                "val_accuracy": round(float(val_accuracy), 6),
+                "languages": sorted(val_pools),
+                "shots": val_shape.shots,
+                "query_per_class": val_shape.query[0],
+            }
+            for step, val_accuracy in zip(selected.step, selected.val_accuracy, strict=True)
+        ]
     else:
         print(f"{config.method} learns from the target's support alone", flush=True)
         params = jax.device_put(init_seeds(learner, config.seeds), replicated(layout.mesh))
+        selections = [None for _ in config.seeds]
 
     # ---- evaluation on the target language
     by_mode = {}
@@ -144,52 +219,7 @@ def _train_and_evaluate(
             )
             if not all(np.isfinite(found.logits).all() for found in by_mode[mode]):
                 raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
-
-    # ---- results of each seed
-    results = []
-    for i, seed in enumerate(config.seeds):
-        results.append(
-            {
-                "method": config.method,
-                "support": support,
-                "knows_fixed_classes": bool(support == "all" or learner.loss),
-                "target": config.target,
-                "shots": config.shots,
-                "ways": len(config.emotions),
-                "fixed": len(config.fixed),
-                "seed": seed,
-                "episodes": config.episodes,
-                "query_per_class": config.test_query_per_class,
-                "query_per_fixed_class": config.test_query_per_fixed_class,
-                "selection": learner.loss
-                and {
-                    "meta_step": int(selected.step[i]),
-                    "val_accuracy": round(float(selected.val_accuracy[i]), 6),
-                    "languages": sorted(val_pools),
-                    "shots": val_shape.shots,
-                    "query_per_class": val_shape.query[0],
-                },
-                "chance": round(1 / len(config.classes), 6),
-                "fixed_class_sources": _fixed_class_sources(config, clips, split),
-                **{
-                    mode: evaluate.summarise(found[i], config.classes, len(config.emotions))
-                    for mode, found in by_mode.items()
-                },
-            }
-        )
-    if first_process():
-        for seed_folder, of_seed in zip(seed_folders(folder, config), results, strict=True):
-            seed_folder.mkdir(exist_ok=True)
-            if learner.loss:
-                lines = (seed_folder / "metrics.jsonl").read_text().splitlines()
-                plots.convergence(
-                    seed_folder / "convergence.png", [json.loads(line) for line in lines], of_seed
-                )
-            plots.confusion(seed_folder / "confusion.png", config.classes, of_seed)
-            # The last, since it marks the run as finished.
-            write_json(seed_folder / "results.json", of_seed)
-    print(f"Results and pictures are in {folder}/")
-    return results
+    return by_mode, selections
 
 
 def _fixed_class_sources(config: Config, clips: Clips, split: Split) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.model import HEAD
 from tests.corpus import EMOTIONS, save_corpora
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,7 +109,7 @@ def test_two_processes_come_to_the_parameters_of_one(data, tmp_path):
         assert [("Results and pictures" in output) for output in outputs] == [True, False][:count]
     one, two = (parameters(folder, 8) for folder in folders.values())
     for name in ("kernel", "bias"):
-        np.testing.assert_allclose(one[name], two[name], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(one[HEAD][name], two[HEAD][name], rtol=1e-4, atol=1e-6)
     one, two = (json.loads((folder / "results.json").read_text()) for folder in folders.values())
     for figure in ("accuracy", "uar"):
         assert one["inductive"][figure]["mean"] == pytest.approx(

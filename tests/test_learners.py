@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import optimize
 
 from fmaml_jax.config import Config
-from fmaml_jax.learners import find_method, matching, protonet, relation
+from fmaml_jax.learners import find_method, functionals, matching, protonet, relation
 from fmaml_jax.maml import Task, cross_entropy
 from fmaml_jax.model import HEAD, Model
 
@@ -296,3 +297,46 @@ def test_supervised_is_adam_on_the_support(full_task):
     np.testing.assert_allclose(
         found[1], logits_of(theta, full_task, "inductive"), rtol=1e-3, atol=1e-4
     )
+
+
+def test_time_statistics_by_hand():
+    clip = np.array([[1.0, 0.0], [3.0, 0.0], [2.0, 6.0]])
+    found = functionals.time_statistics(clip[None]).reshape(6, 2)
+    np.testing.assert_allclose(found[0], [2, 2])  # mean
+    np.testing.assert_allclose(found[1], [np.sqrt(2 / 3), np.sqrt(8)])  # deviation
+    np.testing.assert_allclose(found[2:5], [[1.2, 0], [2, 0], [2.8, 4.8]])  # percentiles
+    np.testing.assert_allclose(found[5], [1.5, 3])  # deviation of the differences 2, -1 and 0, 6
+
+
+def test_support_svm_separates_by_the_widest_margin():
+    # Of two points a class on a line, the boundary is half-way between the nearest two.
+    support, labels = np.array([[-1.2], [-1], [2], [2.1]]), np.array([0, 0, 2, 2])
+    query = np.array([[0.4], [0.6]])
+    known, scores = functionals.support_svm(None, None, support, labels, query)
+    assert known.tolist() == [0, 2]
+    assert scores.argmax(axis=1).tolist() == [0, 1]
+    np.testing.assert_allclose(scores[:, 0], -scores[:, 1])
+
+
+def test_pooled_regression_is_at_the_minimum_of_its_loss():
+    """The penalised log loss of sources and support has no slope there."""
+    rng = np.random.default_rng(5)
+    clips = rng.normal(size=(60, 3))
+    labels = np.repeat([0, 1, 2], 20)
+    clips += labels[:, None]
+    known, scores = functionals.pooled_regression(
+        clips[::2], labels[::2], clips[1::2], labels[1::2], np.eye(3) * 0
+    )
+    assert known.tolist() == [0, 1, 2]
+    scaled = (clips - clips.mean(axis=0)) / clips.std(axis=0)
+    origin = -clips.mean(axis=0) / clips.std(axis=0)
+
+    def loss(weights):
+        logits = scaled @ weights[:9].reshape(3, 3) + weights[9:]
+        true = logits[np.arange(60), labels]
+        return (np.logaddexp.reduce(logits, axis=1) - true).sum() + (weights[:9] ** 2).sum() / 2
+
+    best = optimize.minimize(loss, np.zeros(12)).x
+    expected = origin @ best[:9].reshape(3, 3) + best[9:]
+    difference = scores[0] - expected
+    np.testing.assert_allclose(difference - difference.mean(), 0, atol=2e-2)

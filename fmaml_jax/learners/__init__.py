@@ -9,6 +9,7 @@ from fmaml_jax.config import Config
 from fmaml_jax.learners import (
     anil,
     fmaml,
+    functionals,
     matching,
     meta_sgd,
     pooled,
@@ -25,15 +26,20 @@ class Method(NamedTuple):
     """A row of the table.
 
     Attributes:
-        make: (settings, network with N + F outputs) -> the learner.
+        make: (settings, network with N + F outputs) -> the learner; or, of a method that is no
+            network, what classifies the query of a task (`functionals.Classify`).
         supports: values that `--support` may have, the method's own first. "emotions" is the
             N + F rule; "all" a plain (N + F)-way problem, fixed classes like any other.
         shuffles: whether training tasks shuffle the positions of the classes with support.
+        network: whether it is a network.
+        uses_sources: whether it learns from the source languages.
     """
 
-    make: Callable[[Config, Model], Learner]
+    make: Callable[[Config, Model], Learner] | functionals.Classify
     supports: tuple[str, ...]
     shuffles: bool = True
+    network: bool = True
+    uses_sources: bool = True
 
 
 def _first_order(config: Config, model: Model) -> Learner:
@@ -53,7 +59,11 @@ METHODS: dict[str, Method] = {
     "relation": Method(relation.make, ("all",)),
     "pooled": Method(pooled.make, ("emotions", "all"), shuffles=False),
     "pooled_finetune": Method(pooled.make_finetune, ("emotions", "all"), shuffles=False),
-    "supervised": Method(supervised.make, ("all", "emotions")),
+    "supervised": Method(supervised.make, ("all", "emotions"), uses_sources=False),
+    "functionals": Method(
+        functionals.support_svm, ("all", "emotions"), network=False, uses_sources=False
+    ),
+    "functionals_pooled": Method(functionals.pooled_regression, ("emotions", "all"), network=False),
 }
 
 
