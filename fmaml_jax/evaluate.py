@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Int
 from scipy import stats
+from sklearn.decomposition import PCA
 
 from fmaml_jax.data import Pool
 from fmaml_jax.devices import (
@@ -125,10 +126,39 @@ def predict_episodes(
     return [Predictions(all_logits[:, i], all_labels[:, i]) for i in range(len(seeds))]
 
 
-def classify_episodes(
+def make_classify(
     classify: Classify,
     statistics: Float[np.ndarray, "clips statistics"],
     sources: Mapping[str, Pool],
+) -> Callable[[Episodes], Float32[np.ndarray, "steps queries classes"]]:
+    """Query logits of one episode by a method that is no network; `steps` is 1.
+
+    Args:
+        classify: the method (`learners.functionals`).
+        statistics: of all clips.
+        sources: training clips of each class, by language.
+    """
+    by_class = [np.unique(np.concatenate(clips)) for clips in zip(*sources.values(), strict=True)]
+    source = statistics[np.concatenate(by_class)]
+    source_labels = np.repeat(np.arange(len(by_class)), list(map(len, by_class)))
+
+    def classified(episode: Episodes) -> Float32[np.ndarray, "steps queries classes"]:
+        logits = np.full((1, len(episode.query), len(by_class)), UNKNOWN, np.float32)
+        known, scores = classify(
+            source,
+            source_labels,
+            statistics[episode.support],
+            episode.support_labels,
+            statistics[episode.query],
+        )
+        logits[:, :, known] = scores
+        return logits
+
+    return classified
+
+
+def classify_episodes(
+    classified: Callable[[Episodes], Float32[np.ndarray, "steps queries classes"]],
     pools: Mapping[str, Pool],
     shape: TaskShape,
     *,
@@ -136,32 +166,24 @@ def classify_episodes(
     episodes: int,
     report: Callable[[int], Any] = lambda done: None,
 ) -> list[Predictions]:
-    """Predicts test episodes 0, 1, ... of each seed, one by one; `steps` is 1.
+    """Predicts test episodes 0, 1, ... of each seed, one by one.
 
     Args:
-        classify: a method that is no network (`learners.functionals`).
-        statistics: of all clips.
-        sources: training clips of each class, by language.
+        classified: from `make_classify`.
         pools: test clips of each class, by language.
         shape: clips to draw for a task.
         seeds: seeds of the episodes.
         episodes: how many.
         report: is told after each episode that one more is done.
     """
-    by_class = [np.unique(np.concatenate(clips)) for clips in zip(*sources.values(), strict=True)]
-    source = statistics[np.concatenate(by_class)]
-    source_labels = np.repeat(np.arange(len(by_class)), list(map(len, by_class)))
     found = []
     for seed in seeds:
         tasks = sample(pools, shape, seed=seed, split="test", step=0, tasks=range(episodes))
-        logits = np.full((*tasks.query.shape, len(by_class)), UNKNOWN, np.float32)
-        for i, (support, labels, query, _) in enumerate(zip(*tasks, strict=True)):
-            known, scores = classify(
-                source, source_labels, statistics[support], labels, statistics[query]
-            )
-            logits[i][:, known] = scores
+        logits = []
+        for arrays in zip(*tasks, strict=True):
+            logits.append(classified(Episodes(*arrays)))
             report(1)
-        found.append(Predictions(logits[:, None], tasks.query_labels))
+        found.append(Predictions(np.stack(logits), tasks.query_labels))
     return found
 
 
@@ -230,4 +252,20 @@ def summarise(predictions: Predictions, classes: Sequence[str], ways: int) -> di
             "accuracy": np.round(accuracies.mean(axis=0), 6).tolist(),
         },
         "confusion": np.round(confusion(predictions), 6).tolist(),
+        "by_episode": {
+            "accuracy": np.round(accuracies[:, -1], 6).tolist(),
+            "emotion_accuracy": np.round(emotion_accuracies[:, -1], 6).tolist(),
+            "uar": np.round(recalls[:, -1].mean(axis=-1), 6).tolist(),
+        },
     }
+
+
+def embed(logits: Float[np.ndarray, "clips classes"]) -> list[list[float]]:
+    """The clips' outputs on their two principal axes, for pictures.
+
+    A clip's outputs count relative to their mean, as they do in a softmax; classes that the method
+    does not know are left out.
+    """
+    known = logits[:, (logits != UNKNOWN).all(axis=0)].astype(np.float64)
+    axes = PCA(2).fit_transform(known - known.mean(axis=1, keepdims=True))
+    return np.round(axes, 3).tolist()

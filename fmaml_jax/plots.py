@@ -13,36 +13,25 @@ import numpy as np
 TRAIN, VALIDATION, TRANSDUCTIVE, INDUCTIVE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 
 
-def _smooth(values: Sequence[float], width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means over windows of `width` values, and the index at the middle of each."""
-    kernel = np.ones(width) / width
-    means = np.convolve(values, kernel, mode="valid")
-    return np.arange(len(means)) + (width - 1) / 2, means
-
-
-def convergence(path: Path, metrics: Sequence[dict], results: dict) -> None:
+def convergence(path: Path, results: dict) -> None:
     """The paper's figure 3: query loss and accuracy by meta-step and by inner step.
 
     Args:
         path: PNG file to write.
-        metrics: the lines of `metrics.jsonl`.
         results: the content of `results.json`.
     """
-    training = [line for line in metrics if "loss" in line]
-    validation = [line for line in metrics if "val_loss" in line]
-    width = max(1, len(training) // 50)
+    curve = results["curve"]
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharey="row", layout="constrained")
     for row, quantity in enumerate(("loss", "accuracy")):
         by_step, by_inner_step = axes[row]
-        steps = np.array([line["step"] for line in training])
-        middle, means = _smooth([line[quantity] for line in training], width)
-        by_step.plot(np.interp(middle, np.arange(len(steps)), steps), means, color=TRAIN)
+        by_step.plot(curve["step"], curve[quantity], color=TRAIN, label="training tasks")
         by_step.plot(
-            [line["step"] for line in validation],
-            [line[f"val_{quantity}"] for line in validation],
+            curve["val_step"],
+            curve[f"val_{quantity}"],
             "o--",
             color=VALIDATION,
             markersize=3,
+            label="held-out source speakers",
         )
         for mode, colour, style in (
             ("transductive", TRANSDUCTIVE, "o-"),
@@ -55,12 +44,7 @@ def convergence(path: Path, metrics: Sequence[dict], results: dict) -> None:
     for axis in axes[1]:
         axis.axhline(results["chance"], color="grey", linestyle=":", linewidth=1)
         axis.set_ylim(0, 1)
-    axes[0, 0].legend(
-        [
-            f"training tasks (mean of {width} steps)" if width > 1 else "training tasks",
-            "held-out source speakers",
-        ]
-    )
+    axes[0, 0].legend()
     axes[0, 1].legend(title="batch norm")
     axes[0, 0].set_title("meta-training")
     axes[0, 1].set_title(f"adaptation to {results['target']}, {results['episodes']} episodes")

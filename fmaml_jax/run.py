@@ -1,24 +1,30 @@
 """One run from data to results: load, split, check, meta-train, evaluate, write the run folder."""
 
 import contextlib
+import hashlib
 import json
+from collections.abc import Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
+from jaxtyping import Float
 
 from data_prep.console import UserError, progress
 from fmaml_jax import evaluate, plots
 from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
 from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
-from fmaml_jax.episodes import TaskShape, validation_tasks
+from fmaml_jax.episodes import Episodes, TaskShape, sample, validation_tasks
 from fmaml_jax.evaluate import Predictions
 from fmaml_jax.learners import find_method, functionals
 from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
 from fmaml_jax.run_folder import describe, run_folder, seed_folders, write_json
-from fmaml_jax.train import ADVICE, NonFiniteLossError, init_seeds, train
+from fmaml_jax.train import ADVICE, NonFiniteLossError, init_seeds, learning_curve, train
 
 
 def task_shapes(config: Config) -> tuple[TaskShape, TaskShape]:
@@ -97,14 +103,17 @@ def _train_and_evaluate(
 ) -> list[dict[str, Any]]:
     method, support = find_method(config)
     _, test_shape = task_shapes(config)
+    # The first test episode of each seed, its support in front of the query.
+    pictured = [_with_support_as_query(split, config.target, test_shape, s) for s in config.seeds]
     if method.network:
-        by_mode, selections = _meta_learn(config, clips, split, folder)
+        by_mode, outputs, selections = _meta_learn(config, clips, split, folder, pictured)
     else:
+        classified = evaluate.make_classify(
+            method.make, functionals.time_statistics(clips.features), split.train
+        )
         with progress("evaluation", config.episodes * len(config.seeds), " episodes") as bar:
             predictions = evaluate.classify_episodes(
-                method.make,
-                functionals.time_statistics(clips.features),
-                split.train,
+                classified,
                 split.test,
                 test_shape,
                 seeds=config.seeds,
@@ -112,6 +121,7 @@ def _train_and_evaluate(
                 report=bar.update,
             )
         by_mode = dict.fromkeys(BATCH_NORM_MODES, predictions)
+        outputs = [classified(episode) for episode in pictured]
         selections = [None for _ in config.seeds]
 
     # ---- results of each seed
@@ -131,22 +141,23 @@ def _train_and_evaluate(
                 "query_per_class": config.test_query_per_class,
                 "query_per_fixed_class": config.test_query_per_fixed_class,
                 "selection": selections[i],
+                "classes": list(config.classes),
                 "chance": round(1 / len(config.classes), 6),
                 "fixed_class_sources": _fixed_class_sources(config, clips, split),
+                "query_hash": _query_hash(clips, split, test_shape, seed, config.episodes),
                 **{
                     mode: evaluate.summarise(found[i], config.classes, len(config.emotions))
                     for mode, found in by_mode.items()
                 },
+                "embedding": _embedding(outputs[i][-1], pictured[i]),
             }
         )
     if first_process():
         for seed_folder, of_seed in zip(seed_folders(folder, config), results, strict=True):
             seed_folder.mkdir(exist_ok=True)
-            if (seed_folder / "metrics.jsonl").exists():
-                lines = (seed_folder / "metrics.jsonl").read_text().splitlines()
-                plots.convergence(
-                    seed_folder / "convergence.png", [json.loads(line) for line in lines], of_seed
-                )
+            of_seed["curve"] = learning_curve(seed_folder)
+            if of_seed["curve"]:
+                plots.convergence(seed_folder / "convergence.png", of_seed)
             plots.confusion(seed_folder / "confusion.png", config.classes, of_seed)
             # The last, since it marks the run as finished.
             write_json(seed_folder / "results.json", of_seed)
@@ -155,9 +166,11 @@ def _train_and_evaluate(
 
 
 def _meta_learn(
-    config: Config, clips: Clips, split: Split, folder: Path
-) -> tuple[dict[str, list[Predictions]], list[dict[str, Any] | None]]:
-    """Predictions of each batch-norm mode and seed, and how each seed's state was selected."""
+    config: Config, clips: Clips, split: Split, folder: Path, pictured: Sequence[Episodes]
+) -> tuple[dict[str, list[Predictions]], list[Array], list[dict[str, Any] | None]]:
+    """Predictions of each batch-norm mode and seed; each seed's inductive outputs for its episode
+    of `pictured`; how each seed's state was selected.
+    """
     # ---- features, on the device
     clips = clips._replace(features=pool_time(clips.features, INPUT_FRAMES))
     scale = training_scale(clips.features, split)
@@ -219,7 +232,43 @@ def _meta_learn(
             )
             if not all(np.isfinite(found.logits).all() for found in by_mode[mode]):
                 raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
-    return by_mode, selections
+    outputs = [
+        jax.jit(partial(learner.predict, batch_norm="inductive"))(
+            jax.tree.map(itemgetter(i), params), evaluate.gather(features, episode)
+        )
+        for i, episode in enumerate(pictured)
+    ]
+    return by_mode, outputs, selections
+
+
+def _with_support_as_query(split: Split, target: str, shape: TaskShape, seed: int) -> Episodes:
+    tasks = sample(split.test, shape, seed=seed, split="test", step=0, tasks=range(1))
+    support, support_labels, query, query_labels = (array[0] for array in tasks)
+    return Episodes(
+        support,
+        support_labels,
+        np.concatenate([support, query]),
+        np.concatenate([support_labels, query_labels]),
+    )
+
+
+def _embedding(logits: Float[Array, "clips classes"], episode: Episodes) -> dict[str, list]:
+    """Where support and query lie on the two principal axes of the outputs."""
+    points = evaluate.embed(np.asarray(logits))
+    shots = len(episode.support)
+    return {
+        "support": points[:shots],
+        "support_labels": episode.support_labels.tolist(),
+        "query": points[shots:],
+        "query_labels": episode.query_labels[shots:].tolist(),
+    }
+
+
+def _query_hash(clips: Clips, split: Split, shape: TaskShape, seed: int, episodes: int) -> str:
+    """Of the clips in the test's queries: equal where results can be compared pair by pair."""
+    tasks = sample(split.test, shape, seed=seed, split="test", step=0, tasks=range(episodes))
+    names = (f"{clips.corpora[clip]}/{clips.names[clip]}" for clip in tasks.query.ravel())
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 
 def _fixed_class_sources(config: Config, clips: Clips, split: Split) -> dict[str, list[str]]:

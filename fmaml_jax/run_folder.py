@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
@@ -16,14 +17,26 @@ import jax
 from data_prep.console import UserError
 from fmaml_jax.config import Config
 
+LIST_OF_NUMBERS = re.compile(r"\[([-+.\deE,\s]+)\]")
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """A run's settings as JSON has them, without the run folder's own name."""
+    settings = {key: value for key, value in asdict(config).items() if key != "run_dir"}
+    return json.loads(json.dumps(settings))
+
+
+def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a `config.json`; one that is newer than the record had its default then."""
+    return {**settings_of(Config()), **record["config"]}
 
 
 def describe(config: Config, hashes: Mapping[str, str], feature_config: Mapping) -> dict[str, Any]:
     """What `config.json` holds: settings, content hash of each data file, versions, device."""
-    settings = {key: value for key, value in asdict(config).items() if key != "run_dir"}
     return {
-        "config": json.loads(json.dumps(settings)),
+        "config": settings_of(config),
         "data_hashes": dict(hashes),
         "feature_config": dict(feature_config),
         "versions": {
@@ -72,6 +85,7 @@ def _claim(path: Path, description: dict[str, Any]) -> None:
         return
     try:
         earlier = json.loads(record.read_text())
+        earlier["config"] = recorded_settings(earlier)
         differences = [
             f"{key} was {earlier[part].get(key)}, now {description[part].get(key)}"
             for part in ("config", "data_hashes", "feature_config")
@@ -97,7 +111,8 @@ def seed_folders(path: Path, config: Config) -> list[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file whole or not at all, a list of numbers in one line."""
     partial = path.with_name(f".{path.name}.tmp")
-    partial.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    partial.write_text(LIST_OF_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))
     os.replace(partial, path)

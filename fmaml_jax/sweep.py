@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from data_prep import console
 from data_prep.console import UserError, progress
 from fmaml_jax import config as settings
 from fmaml_jax.config import Config, flags_from_config
-from fmaml_jax.run_folder import seed_folders
+from fmaml_jax.run_folder import recorded_settings, seed_folders, settings_of
 from fmaml_jax.train import STOP_SIGNALS
 
 flags.DEFINE_list("targets", [], "values of --target; none: the flagfile's")
@@ -114,9 +114,8 @@ def finished(config: Config) -> bool:
     folder = Path(config.run_dir)
     if not all((each / "results.json").exists() for each in seed_folders(folder, config)):
         return False
-    own = {key: value for key, value in asdict(config).items() if key != "run_dir"}
-    recorded = json.loads((folder / "config.json").read_text())["config"]
-    return recorded == json.loads(json.dumps(own))
+    record = json.loads((folder / "config.json").read_text())
+    return recorded_settings(record) == settings_of(config)
 
 
 def steps_done(config: Config) -> int:

@@ -42,6 +42,8 @@ from fmaml_jax.run_folder import seed_folders
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
 
+CURVE_POINTS = 50
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """What schedulers and Ctrl-C send; SIGUSR2 is what submitit asks Slurm for before preemption."""
 
@@ -311,6 +313,35 @@ def _reopened(folder: Path, step: int) -> TextIO:
     partial_file.write_text("".join(kept))
     partial_file.replace(path)
     return path.open("a")
+
+
+def learning_curve(folder: Path) -> dict[str, list] | None:
+    """What a seed's `metrics.jsonl` says, short: at most `CURVE_POINTS` windows of meta-steps.
+
+    Returns:
+        Middle, mean loss and mean accuracy of each window over training tasks (`step`, `loss`,
+        `accuracy`) and every validation (`val_step`, ...); None where nothing was meta-trained.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    validation = [line for line in lines if "val_loss" in line]
+    windows = np.array_split(np.arange(len(training)), min(CURVE_POINTS, len(training)))
+    return {
+        **{
+            key: [
+                round(float(np.mean([training[i][key] for i in window])), 4) for window in windows
+            ]
+            for key in ("step", "loss", "accuracy")
+        },
+        "val_step": [line["step"] for line in validation],
+        **{
+            key: [round(line[key], 4) for line in validation]
+            for key in ("val_loss", "val_accuracy")
+        },
+    }
 
 
 @contextmanager
