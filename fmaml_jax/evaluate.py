@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32, Int
@@ -53,18 +54,30 @@ def gather(features: Float[Array, "clips time coeffs"], episodes: Episodes) -> T
     )
 
 
+def predict(
+    learner: Learner, params: Params, task: Task, modes: Sequence[str]
+) -> Float[Array, "modes steps queries classes"]:
+    """Query logits before adaptation and after each step of it, in some batch-norm modes."""
+    states = learner.adapt(params, task)
+
+    def of_mode(mode: str) -> Float[Array, "steps queries classes"]:
+        return jax.lax.map(lambda state: learner.logits(state, task, mode), states)
+
+    return jnp.stack([of_mode(mode) for mode in modes])
+
+
 def make_predict(learner: Learner, layout: Layout) -> Callable[..., tuple[Array, Array]]:
-    """A jitted (params, features, episodes, mode) -> (logits, labels), whole on every device.
+    """A jitted (params, features, episodes, modes) -> (logits, labels), whole on every device.
 
     Parameters have a leading axis `seeds`, episodes one after `tasks`. The logits are [episodes,
-    seeds, steps, queries, classes], the labels [episodes, seeds, queries].
+    seeds, modes, steps, queries, classes], the labels [episodes, seeds, queries].
     """
 
-    @partial(jax.jit, static_argnames="batch_norm", out_shardings=replicated(layout.mesh))
-    def predict(
-        params: Params, features: Array, episodes: Episodes, batch_norm: str
+    @partial(jax.jit, static_argnames="modes", out_shardings=replicated(layout.mesh))
+    def predict_batch(
+        params: Params, features: Array, episodes: Episodes, modes: tuple[str, ...]
     ) -> tuple[Array, Array]:
-        over_seeds = jax.vmap(partial(learner.predict, batch_norm=batch_norm))
+        over_seeds = jax.vmap(partial(predict, learner, modes=modes))
 
         def share_logits(params: Params, features: Array, episodes: Episodes) -> Array:
             def one(episode: Episodes) -> Array:
@@ -77,11 +90,11 @@ def make_predict(learner: Learner, layout: Layout) -> Callable[..., tuple[Array,
         logits = split_tasks(share_logits, layout.mesh, mean=False)(params, features, episodes)
         return logits, episodes.query_labels
 
-    return predict
+    return predict_batch
 
 
 def predict_episodes(
-    predict: Callable[..., tuple[Array, Array]],
+    predict_batch: Callable[..., tuple[Array, Array]],
     layout: Layout,
     params: Params,
     features: Float[Array, "clips time coeffs"],
@@ -91,14 +104,16 @@ def predict_episodes(
     seeds: Sequence[int],
     split: str,
     episodes: int,
-    batch_norm: str,
+    modes: Sequence[str],
     report: Callable[[int], Any] = lambda done: None,
-) -> list[Predictions]:
-    """Predicts episodes 0, 1, ... of a split: each seed's own with its own parameters.
+) -> dict[str, list[Predictions]]:
+    """Predictions of episodes 0, 1, ... of a split by batch-norm mode, and for each seed.
+
+    Each seed has its own episodes and its own parameters.
 
     Args:
-        predict: from `make_predict`.
-        layout: the one that `predict` was made with.
+        predict_batch: from `make_predict`.
+        layout: the one that `predict_batch` was made with.
         params: the learner's parameters, with a leading axis `seeds`.
         features: all clips.
         pools: clips to draw from, by language and class.
@@ -106,7 +121,7 @@ def predict_episodes(
         seeds: seeds of the episodes.
         split: "val" or "test".
         episodes: how many.
-        batch_norm: "transductive" or "inductive".
+        modes: of "transductive" and "inductive".
         report: is told after each call how many more episodes are done.
     """
     devices = layout.mesh.size
@@ -118,12 +133,17 @@ def predict_episodes(
         batch = sample_seeds(pools, shape, seeds=seeds, split=split, step=0, tasks=tasks)
         batch = to_devices(layout.mesh, batch)
         for array, whole in zip(
-            predict(params, features, batch, batch_norm=batch_norm), (logits, labels), strict=True
+            predict_batch(params, features, batch, modes=tuple(modes)),
+            (logits, labels),
+            strict=True,
         ):
             whole.append(np.asarray(array))
         report(min(count, episodes - start))
     all_logits, all_labels = np.concatenate(logits)[:episodes], np.concatenate(labels)[:episodes]
-    return [Predictions(all_logits[:, i], all_labels[:, i]) for i in range(len(seeds))]
+    return {
+        mode: [Predictions(all_logits[:, i, m], all_labels[:, i]) for i in range(len(seeds))]
+        for m, mode in enumerate(modes)
+    }
 
 
 def make_classify(

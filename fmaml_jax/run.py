@@ -185,7 +185,7 @@ def _meta_learn(
     learner = method.make(
         config, make_model(len(config.classes), features.shape[2], config.filters)
     )
-    predict = evaluate.make_predict(learner, layout)
+    predict_batch = evaluate.make_predict(learner, layout)
     if learner.loss:
         val_pools, val_shape = validation_tasks(split.val, training_shape)
         print(
@@ -195,7 +195,7 @@ def _meta_learn(
             flush=True,
         )
         selected = train(
-            config, learner, layout, predict, features, scale, split, training_shape, folder
+            config, learner, layout, predict_batch, features, scale, split, training_shape, folder
         )
         params = selected.params
         selections = [
@@ -214,28 +214,27 @@ def _meta_learn(
         selections = [None for _ in config.seeds]
 
     # ---- evaluation on the target language
-    by_mode = {}
-    with progress("evaluation", len(BATCH_NORM_MODES) * config.episodes, " episodes") as bar:
-        for mode in BATCH_NORM_MODES:
-            by_mode[mode] = evaluate.predict_episodes(
-                predict,
-                layout,
-                params,
-                features,
-                split.test,
-                test_shape,
-                seeds=config.seeds,
-                split="test",
-                episodes=config.episodes,
-                batch_norm=mode,
-                report=bar.update,
-            )
-            if not all(np.isfinite(found.logits).all() for found in by_mode[mode]):
-                raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
-    outputs = [
-        jax.jit(partial(learner.predict, batch_norm="inductive"))(
-            jax.tree.map(itemgetter(i), params), evaluate.gather(features, episode)
+    with progress("evaluation", config.episodes, " episodes") as bar:
+        by_mode = evaluate.predict_episodes(
+            predict_batch,
+            layout,
+            params,
+            features,
+            split.test,
+            test_shape,
+            seeds=config.seeds,
+            split="test",
+            episodes=config.episodes,
+            modes=BATCH_NORM_MODES,
+            report=bar.update,
         )
+    for mode, of_seeds in by_mode.items():
+        if not all(np.isfinite(found.logits).all() for found in of_seeds):
+            raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
+    outputs = [
+        jax.jit(partial(evaluate.predict, learner, modes=("inductive",)))(
+            jax.tree.map(itemgetter(i), params), evaluate.gather(features, episode)
+        )[0]
         for i, episode in enumerate(pictured)
     ]
     return by_mode, outputs, selections

@@ -138,7 +138,7 @@ def train(
     config: Config,
     learner: Learner,
     layout: Layout,
-    predict: Callable[..., tuple[Array, Array]],
+    predict_batch: Callable[..., tuple[Array, Array]],
     features: Float[Array, "clips time coeffs"],
     scale: Scale,
     split: Split,
@@ -151,7 +151,7 @@ def train(
         config: the run's settings.
         learner: the method.
         layout: how a batch of tasks is computed.
-        predict: jitted predictions (`evaluate.make_predict`), for validation.
+        predict_batch: jitted predictions (`evaluate.make_predict`), for validation.
         features: all clips, standardised, on every device.
         scale: what they were standardised by; kept in the checkpoint, for new clips.
         split: pools of clips.
@@ -204,7 +204,7 @@ def train(
 
     def validate() -> list[tuple[float, float]]:
         of_seeds = predict_episodes(
-            predict,
+            predict_batch,
             layout,
             state.params,
             features,
@@ -213,8 +213,8 @@ def train(
             seeds=config.seeds,
             split="val",
             episodes=config.val_episodes,
-            batch_norm=config.batch_norm,
-        )
+            modes=(config.batch_norm,),
+        )[config.batch_norm]
         return [(log_loss(p)[:, -1].mean(), accuracy(p)[:, -1].mean()) for p in of_seeds]
 
     # ---- the loop

@@ -164,8 +164,8 @@ def test_predictions_do_not_depend_on_the_devices():
             seeds=[0],
             split="test",
             episodes=13,
-            batch_norm="inductive",
-        )
+            modes=("inductive",),
+        )["inductive"]
     assert len(predictions[0].logits) == 13
     np.testing.assert_array_equal(predictions[0].labels, predictions[1].labels)
     np.testing.assert_allclose(predictions[0].logits, predictions[1].logits, rtol=1e-3, atol=1e-4)

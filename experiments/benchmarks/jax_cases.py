@@ -90,8 +90,8 @@ def make_evaluation(
             seeds=[0],
             split="test",
             episodes=episodes,
-            batch_norm="transductive",
-        )[0].logits
+            modes=("transductive",),
+        )["transductive"][0].logits
 
     return evaluate
 

@@ -1,10 +1,11 @@
 """What methods share that adapt a network by gradient steps on the support."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float, Scalar
 
 from fmaml_jax.config import Config
@@ -41,6 +42,12 @@ def query_loss(logits: Float[Array, "queries classes"], task: Task) -> tuple[Sca
     return cross_entropy(logits, task.query_labels), accuracy
 
 
+def unadapted(params: Params, task: Task) -> Params:
+    """The states of a method that does not adapt: its parameters as they are."""
+    del task
+    return jax.tree.map(lambda leaf: leaf[None], params)
+
+
 def with_start(start: Params, path: Params) -> Params:
     """The parameters before adaptation put in front of those after each step."""
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
@@ -55,10 +62,7 @@ def make_learner(
         theta, _ = adapt(params, task, config.inner_steps)
         return query_loss(query_logits(model, theta, task, config.batch_norm), task)
 
-    def predict(
-        params: Params, task: Task, batch_norm: str
-    ) -> Float[Array, "steps queries classes"]:
-        _, path = adapt(params, task, config.test_inner_steps)
-        return lax.map(lambda theta: query_logits(model, theta, task, batch_norm), path)
+    def path(params: Params, task: Task) -> Params:
+        return adapt(params, task, config.test_inner_steps)[1]
 
-    return Learner(init, loss, predict)
+    return Learner(init, loss, path, partial(query_logits, model))

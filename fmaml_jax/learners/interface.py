@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from jax import Array
-from jaxtyping import Float, Scalar
+from jaxtyping import Float, PyTree, Scalar
 
 from fmaml_jax.maml import Params, Task
 
@@ -16,11 +16,14 @@ class Learner(NamedTuple):
         init: key -> parameters.
         loss: (parameters, task) -> (query loss to minimise, query accuracy); None where nothing is
             learned before the target's support.
-        predict: (parameters, task, batch-norm mode) -> query logits before adaptation and after
-            each step of it, without using the query labels. A method that does not adapt returns
-            its logits alone, with `steps` = 1.
+        adapt: (parameters, task) -> states before adaptation to the support and after each step
+            of it, with a leading axis `steps`; 1 where the method does not adapt. Neither query nor
+            query labels are used.
+        logits: (one of these states, task, batch-norm mode) -> query logits, without using the
+            query labels.
     """
 
     init: Callable[[Array], Params]
     loss: Callable[[Params, Task], tuple[Scalar, Scalar]] | None
-    predict: Callable[[Params, Task, str], Float[Array, "steps queries classes"]]
+    adapt: Callable[[Params, Task], PyTree[Float[Array, "steps ..."]]]
+    logits: Callable[[PyTree[Float[Array, "..."]], Task, str], Float[Array, "queries classes"]]

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float, Int, Scalar
 
 from fmaml_jax.config import Config
-from fmaml_jax.learners.adaptation import query_loss
+from fmaml_jax.learners.adaptation import query_loss, unadapted
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
 from fmaml_jax.model import Model
@@ -45,7 +45,4 @@ def make_learner(config: Config, model: Model, compare: Compare) -> Learner:
     def loss(params: Params, task: Task) -> tuple[Scalar, Scalar]:
         return query_loss(logits(params, task, config.batch_norm), task)
 
-    def predict(params: Params, task: Task, batch_norm: str) -> Array:
-        return logits(params, task, batch_norm)[None]
-
-    return Learner(model.init, loss, predict)
+    return Learner(model.init, loss, unadapted, logits)

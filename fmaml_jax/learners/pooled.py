@@ -4,11 +4,11 @@ Positions keep their meaning in training, and a training task is no more than a 
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Scalar
+from jaxtyping import Scalar
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners import fmaml
-from fmaml_jax.learners.adaptation import query_logits, query_loss
+from fmaml_jax.learners.adaptation import query_loss, unadapted
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
 from fmaml_jax.model import Model
@@ -29,8 +29,4 @@ def make_finetune(config: Config, model: Model) -> Learner:
 
 def make(config: Config, model: Model) -> Learner:
     """The classifier without adaptation; the support serves inductive statistics alone."""
-
-    def predict(params: Params, task: Task, batch_norm: str) -> Array:
-        return query_logits(model, params, task, batch_norm)[None]
-
-    return make_finetune(config, model)._replace(predict=predict)
+    return make_finetune(config, model)._replace(adapt=unadapted)

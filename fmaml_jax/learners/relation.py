@@ -10,6 +10,7 @@ from jax import Array
 from jaxtyping import Float, Scalar
 
 from fmaml_jax.config import Config
+from fmaml_jax.learners.adaptation import unadapted
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.learners.metric import class_means, embed
 from fmaml_jax.maml import Params, Task
@@ -42,7 +43,7 @@ def make(config: Config, model: Model) -> Learner:
         }
         return {"network": network, "relation": relation}
 
-    def logits(params: Params, task: Task, batch_norm: str) -> Array:
+    def logits(params: Params, task: Task, batch_norm: str) -> Float[Array, "queries classes"]:
         support, query = embed(model, params["network"], task, batch_norm)
         means = class_means(support, jax.nn.one_hot(task.support_labels, classes))
         return relate(params["relation"], means, query)
@@ -53,7 +54,4 @@ def make(config: Config, model: Model) -> Learner:
         error = jnp.mean((scores - jax.nn.one_hot(task.query_labels, classes)) ** 2)
         return error, jnp.mean(scores.argmax(axis=-1) == task.query_labels)
 
-    def predict(params: Params, task: Task, batch_norm: str) -> Array:
-        return logits(params, task, batch_norm)[None]
-
-    return Learner(init, loss, predict)
+    return Learner(init, loss, unadapted, logits)

@@ -1,9 +1,11 @@
 """The paper's first baseline: a network trained from scratch on the target's support alone."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import optax
-from jax import Array, lax
+from jax import lax
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners.adaptation import make_support_loss, query_logits
@@ -17,7 +19,7 @@ def make(config: Config, model: Model) -> Learner:
     optimizer = optax.adam(config.outer_lr)
     gradient = jax.grad(make_support_loss(model))
 
-    def predict(params: Params, task: Task, batch_norm: str) -> Array:
+    def adapt(params: Params, task: Task) -> Params:
         def step(state: tuple, _: None) -> tuple[tuple, None]:
             theta, moments = state
             slope = gradient(theta, (task.support, task.support_labels))
@@ -25,7 +27,6 @@ def make(config: Config, model: Model) -> Learner:
             return (optax.apply_updates(theta, updates), moments), None
 
         (trained, _), _ = lax.scan(step, (params, optimizer.init(params)), length=config.meta_steps)
-        logits = [query_logits(model, theta, task, batch_norm) for theta in (params, trained)]
-        return jnp.stack(logits)
+        return jax.tree.map(lambda *states: jnp.stack(states), params, trained)
 
-    return Learner(model.init, None, predict)
+    return Learner(model.init, None, adapt, partial(query_logits, model))
