@@ -10,7 +10,7 @@ from fmaml_jax.maml import Params, Task
 
 
 class Learner(NamedTuple):
-    """A method as three pure functions of one task; the callers batch, differentiate and jit.
+    """A method as four pure functions of one task; the callers batch, differentiate and jit.
 
     Attributes:
         init: key -> parameters.
