@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Float, Float32, Int
 from scipy import stats
 
-from fmaml_jax.data import Pool
+from fmaml_jax.data import Groups, Pool
 from fmaml_jax.devices import (
     Layout,
     host_share,
@@ -91,6 +91,7 @@ def predict_episodes(
     split: str,
     episodes: int,
     batch_norm: str,
+    groups: Groups | None = None,
     report: Callable[[int], Any] = lambda done: None,
 ) -> list[Predictions]:
     """Predicts episodes 0, 1, ... of a split: each seed's own with its own parameters.
@@ -106,6 +107,7 @@ def predict_episodes(
         split: "val" or "test".
         episodes: how many.
         batch_norm: "transductive" or "inductive".
+        groups: see `sample`.
         report: is told after each call how many more episodes are done.
     """
     devices = layout.mesh.size
@@ -114,7 +116,9 @@ def predict_episodes(
     for start in range(0, episodes, count):
         # Always the same number, so that one compiled program serves; the rest is cut off.
         tasks = host_share(range(start, start + count))
-        batch = sample_seeds(pools, shape, seeds=seeds, split=split, step=0, tasks=tasks)
+        batch = sample_seeds(
+            pools, shape, seeds=seeds, split=split, step=0, tasks=tasks, groups=groups
+        )
         batch = to_devices(layout.mesh, batch)
         for array, whole in zip(
             predict(params, features, batch, batch_norm=batch_norm), (logits, labels), strict=True
@@ -134,6 +138,7 @@ def classify_episodes(
     *,
     seeds: Sequence[int],
     episodes: int,
+    groups: Groups | None = None,
     report: Callable[[int], Any] = lambda done: None,
 ) -> list[Predictions]:
     """Predicts test episodes 0, 1, ... of each seed, one by one; `steps` is 1.
@@ -146,6 +151,7 @@ def classify_episodes(
         shape: clips to draw for a task.
         seeds: seeds of the episodes.
         episodes: how many.
+        groups: see `sample`.
         report: is told after each episode that one more is done.
     """
     by_class = [np.unique(np.concatenate(clips)) for clips in zip(*sources.values(), strict=True)]
@@ -153,7 +159,9 @@ def classify_episodes(
     source_labels = np.repeat(np.arange(len(by_class)), list(map(len, by_class)))
     found = []
     for seed in seeds:
-        tasks = sample(pools, shape, seed=seed, split="test", step=0, tasks=range(episodes))
+        tasks = sample(
+            pools, shape, seed=seed, split="test", step=0, tasks=range(episodes), groups=groups
+        )
         logits = np.full((*tasks.query.shape, len(by_class)), UNKNOWN, np.float32)
         for i, (support, labels, query, _) in enumerate(zip(*tasks, strict=True)):
             known, scores = classify(

@@ -13,7 +13,7 @@ from fmaml_jax import evaluate, plots
 from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
 from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
-from fmaml_jax.episodes import TaskShape, validation_tasks
+from fmaml_jax.episodes import TaskShape, require_division, validation_tasks
 from fmaml_jax.evaluate import Predictions
 from fmaml_jax.learners import find_method, functionals
 from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
@@ -42,7 +42,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     """Loads the data of a run and checks that every task it asks for can be drawn.
 
     Raises:
-        UserError: see `load_clips`, `split_clips` and `require_clips`.
+        UserError: see `load_clips`, `split_clips`, `require_clips` and `require_division`.
     """
     clips = load_clips(config.data)
     split = split_clips(
@@ -51,14 +51,24 @@ def load_split(config: Config) -> tuple[Clips, Split]:
         emotions=config.emotions,
         fixed=config.fixed,
         val_fraction=config.val_fraction,
+        leak_guard=config.leak_guard,
     )
     training, test = task_shapes(config)
-    require_clips(split.test, config.classes, test.clips, "--shots or the --test_query flags")
-    require_clips(split.train, config.classes, training.clips, "--shots or --query_per_class")
-    if not validation_tasks(split.val, training)[0]:
+    if split.groups is None:
+        require_clips(split.test, config.classes, test.clips, "--shots or the --test_query flags")
+    else:
+        require_division(split.test, config.classes, test, split.groups, config.leak_guard)
+    flags = "--shots or --query_per_class"
+    if split.groups is not None:
+        flags += (
+            f" (--leak_guard={config.leak_guard} left out each {config.leak_guard} of the target)"
+        )
+    require_clips(split.train, config.classes, training.clips, flags)
+    if not validation_tasks(split.val, training, split.groups)[0]:
+        apart = "" if split.groups is None else f", without a common {config.leak_guard},"
         raise UserError(
-            "no source language has two held-out clips of every class with support and one of "
-            "every other class to select on; raise --val_fraction or add speakers"
+            f"no source language has two held-out clips of every class with support{apart} and one "
+            "of every other class to select on; raise --val_fraction or add speakers"
         )
     return clips, split
 
@@ -109,6 +119,7 @@ def _train_and_evaluate(
                 test_shape,
                 seeds=config.seeds,
                 episodes=config.episodes,
+                groups=split.groups,
                 report=bar.update,
             )
         by_mode = dict.fromkeys(BATCH_NORM_MODES, predictions)
@@ -123,6 +134,7 @@ def _train_and_evaluate(
                 "support": support,
                 "knows_fixed_classes": support == "all" or method.uses_sources,
                 "target": config.target,
+                "leak_guard": config.leak_guard,
                 "shots": config.shots,
                 "ways": len(config.emotions),
                 "fixed": len(config.fixed),
@@ -174,7 +186,7 @@ def _meta_learn(
     )
     predict = evaluate.make_predict(learner, layout)
     if learner.loss:
-        val_pools, val_shape = validation_tasks(split.val, training_shape)
+        val_pools, val_shape = validation_tasks(split.val, training_shape, split.groups)
         print(
             f"Training on {', '.join(split.train)}; selecting on held-out speakers of "
             f"{', '.join(val_pools)}: {val_shape.shots} shots, {val_shape.query[0]} queries a "
@@ -215,6 +227,7 @@ def _meta_learn(
                 split="test",
                 episodes=config.episodes,
                 batch_norm=mode,
+                groups=split.groups,
                 report=bar.update,
             )
             if not all(np.isfinite(found.logits).all() for found in by_mode[mode]):

@@ -198,7 +198,7 @@ def train(
             manager.wait_until_finished()
 
     # ---- validation on held-out source speakers: the same episodes every time
-    val_pools, val_shape = validation_tasks(split.val, shape)
+    val_pools, val_shape = validation_tasks(split.val, shape, split.groups)
 
     def validate() -> list[tuple[float, float]]:
         of_seeds = predict_episodes(
@@ -212,6 +212,7 @@ def train(
             split="val",
             episodes=config.val_episodes,
             batch_norm=config.batch_norm,
+            groups=split.groups,
         )
         return [(log_loss(p)[:, -1].mean(), accuracy(p)[:, -1].mean()) for p in of_seeds]
 
