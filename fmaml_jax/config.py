@@ -10,6 +10,7 @@ from absl import flags
 from data_prep.console import UserError
 
 BATCH_NORM_MODES = ("transductive", "inductive")
+LEAK_GUARDS = ("none", "speaker", "scene")
 
 
 def _setting(default: Any, help_text: str, **limits: Any) -> Any:
@@ -73,6 +74,11 @@ class Config:
     test_query_per_class: int = _setting(25, "query clips of each emotion in a test", least=1)
     test_query_per_fixed_class: int = _setting(
         25, "query clips of each fixed class in a test", least=1
+    )
+    leak_guard: str = _setting(
+        "none",
+        "what support and query of a test or validation task, and sources and target, never share",
+        choices=LEAK_GUARDS,
     )
 
     @property

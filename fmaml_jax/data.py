@@ -17,6 +17,7 @@ from data_prep.dataset import NO_LANGUAGE
 from data_prep.shards import load_corpora
 
 Pool = tuple[Int[np.ndarray, " clips"], ...]
+Groups = Int[np.ndarray, " clips"]
 ClipNames = Shaped[np.ndarray, " clips"]
 
 
@@ -35,11 +36,16 @@ class Clips(NamedTuple):
 
 
 class Split(NamedTuple):
-    """Where each part of a run draws its clips: a pool for each language it uses."""
+    """Where each part of a run draws its clips: a pool for each language it uses.
+
+    `groups` is the group of every clip whose clips support and query share out whole, or None
+    without a leak guard.
+    """
 
     train: dict[str, Pool]
     val: dict[str, Pool]
     test: dict[str, Pool]
+    groups: Groups | None = None
 
 
 def load_clips(data: Sequence[str]) -> Clips:
@@ -92,6 +98,7 @@ def split_clips(
     emotions: Sequence[str],
     fixed: Sequence[str],
     val_fraction: float,
+    leak_guard: str = "none",
 ) -> Split:
     """Deals the clips out to meta-training, validation and test.
 
@@ -99,12 +106,16 @@ def split_clips(
     is drawn from the task's own language where that is recorded, else from the clips that have no
     language, of which training, validation and test get 60, 20 and 20 per cent.
 
+    Under a leak guard no group of the target is in training or validation: a dubbed twin of a
+    target clip (the same film scene in another language), or a speaker of two languages.
+
     Args:
         clips: all clips.
         target: the language held out of meta-training.
         emotions: the N classes to adapt.
         fixed: the F fixed classes.
         val_fraction: least share of each class's clips, of each source language, in validation.
+        leak_guard: "none", "speaker" or "scene"; see `leak_groups`.
 
     Raises:
         UserError: there is no target or no source language.
@@ -128,12 +139,33 @@ def split_clips(
                 classes.append(np.flatnonzero(own & chosen))
         return tuple(classes)
 
-    held_out = _held_out(clips, sources, (*emotions, *fixed), val_fraction)
+    groups = leak_groups(clips, leak_guard)
+    usable = np.isin(clips.languages, sources)
+    if groups is not None:
+        usable &= ~np.isin(groups, groups[clips.languages == target])
+    held_out = _held_out(clips, usable, (*emotions, *fixed), val_fraction)
     return Split(
-        train={source: pool(source, 0, ~held_out) for source in sources},
-        val={source: pool(source, 1, held_out) for source in sources},
+        train={source: pool(source, 0, usable & ~held_out) for source in sources},
+        val={source: pool(source, 1, usable & held_out) for source in sources},
         test={target: pool(target, 2, clips.languages == target)},
+        groups=groups,
     )
+
+
+def leak_groups(clips: Clips, leak_guard: str) -> Groups | None:
+    """The number of each clip's speaker or scene, within its corpus; None without a guard.
+
+    Clips whose speaker (scene) is unknown may all be of one: those of a corpus and language count
+    as one group. A clip without a language (silence, self-generated) and without a speaker is
+    nobody's, and a group of its own.
+    """
+    if leak_guard == "none":
+        return None
+    known = clips.speakers if leak_guard == "speaker" else clips.scenes
+    nobody = np.where(clips.languages == NO_LANGUAGE, clips.names, "")
+    unknown = np.char.add(np.char.add(clips.languages, "/"), nobody)
+    group = np.where(known != "", known, np.char.add("/", unknown))
+    return np.unique(np.char.add(np.char.add(clips.corpora, "/"), group), return_inverse=True)[1]
 
 
 class Scale(NamedTuple):
@@ -186,9 +218,9 @@ def _shared_parts(clips: Clips, label: str) -> list[Int[np.ndarray, " clips"]]:
 
 
 def _held_out(
-    clips: Clips, sources: Sequence[str], classes: Sequence[str], fraction: float
+    clips: Clips, usable: Bool[np.ndarray, " clips"], classes: Sequence[str], fraction: float
 ) -> Bool[np.ndarray, " clips"]:
-    """Marks whole speakers until each class of each source language has its share of clips.
+    """Marks whole speakers until each class of each language has its share of the usable clips.
 
     One after the other, the speaker that fills most of what is lacking, less what it has too many;
     with all of its languages. Where a speaker is unknown the scene stands for it, and where that is
@@ -197,7 +229,7 @@ def _held_out(
     known = np.where(clips.speakers != "", clips.speakers, clips.scenes)
     known = np.where(known != "", known, clips.names)
     speaker_of_clip = np.char.add(np.char.add(clips.corpora, "/"), known)
-    used = np.isin(clips.languages, sources) & np.isin(clips.labels, classes)
+    used = usable & np.isin(clips.labels, classes)
     speakers = np.array(sorted(set(speaker_of_clip[used]), key=_shuffling_key))
     kinds = np.char.add(np.char.add(clips.languages, "/"), clips.labels)[used]
     counts = np.array(

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int
 from scipy import stats
 from sklearn.decomposition import PCA
 
-from fmaml_jax.data import Pool
+from fmaml_jax.data import Groups, Pool
 from fmaml_jax.devices import (
     Layout,
     host_share,
@@ -22,7 +22,7 @@ from fmaml_jax.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.episodes import Episodes, TaskShape, sample, sample_seeds
+from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds
 from fmaml_jax.learners.functionals import Classify
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
@@ -105,6 +105,7 @@ def predict_episodes(
     split: str,
     episodes: int,
     modes: Sequence[str],
+    groups: Groups | None = None,
     report: Callable[[int], Any] = lambda done: None,
 ) -> dict[str, list[Predictions]]:
     """Predictions of episodes 0, 1, ... of a split by batch-norm mode, and for each seed.
@@ -122,6 +123,7 @@ def predict_episodes(
         split: "val" or "test".
         episodes: how many.
         modes: of "transductive" and "inductive".
+        groups: see `sample`.
         report: is told after each call how many more episodes are done.
     """
     devices = layout.mesh.size
@@ -130,7 +132,9 @@ def predict_episodes(
     for start in range(0, episodes, count):
         # Always the same number, so that one compiled program serves; the rest is cut off.
         tasks = host_share(range(start, start + count))
-        batch = sample_seeds(pools, shape, seeds=seeds, split=split, step=0, tasks=tasks)
+        batch = sample_seeds(
+            pools, shape, seeds=seeds, split=split, step=0, tasks=tasks, groups=groups
+        )
         batch = to_devices(layout.mesh, batch)
         for array, whole in zip(
             predict_batch(params, features, batch, modes=tuple(modes)),
@@ -179,32 +183,21 @@ def make_classify(
 
 def classify_episodes(
     classified: Callable[[Episodes], Float32[np.ndarray, "steps queries classes"]],
-    pools: Mapping[str, Pool],
-    shape: TaskShape,
-    *,
-    seeds: Sequence[int],
-    episodes: int,
+    episodes: Episodes,
     report: Callable[[int], Any] = lambda done: None,
-) -> list[Predictions]:
-    """Predicts test episodes 0, 1, ... of each seed, one by one.
+) -> Predictions:
+    """Predicts episodes one by one.
 
     Args:
         classified: from `make_classify`.
-        pools: test clips of each class, by language.
-        shape: clips to draw for a task.
-        seeds: seeds of the episodes.
-        episodes: how many.
+        episodes: with their leading axis `tasks`.
         report: is told after each episode that one more is done.
     """
-    found = []
-    for seed in seeds:
-        tasks = sample(pools, shape, seed=seed, split="test", step=0, tasks=range(episodes))
-        logits = []
-        for arrays in zip(*tasks, strict=True):
-            logits.append(classified(Episodes(*arrays)))
-            report(1)
-        found.append(Predictions(np.stack(logits), tasks.query_labels))
-    return found
+    logits = []
+    for arrays in zip(*episodes, strict=True):
+        logits.append(classified(Episodes(*arrays)))
+        report(1)
+    return Predictions(np.stack(logits), episodes.query_labels)
 
 
 def log_loss(predictions: Predictions) -> Float[np.ndarray, "episodes steps"]:

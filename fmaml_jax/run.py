@@ -19,7 +19,7 @@ from fmaml_jax import evaluate, plots
 from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
 from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
-from fmaml_jax.episodes import Episodes, TaskShape, sample, validation_tasks
+from fmaml_jax.episodes import Episodes, TaskShape, require_division, sample, validation_tasks
 from fmaml_jax.evaluate import Predictions
 from fmaml_jax.learners import find_method, functionals
 from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
@@ -48,7 +48,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     """Loads the data of a run and checks that every task it asks for can be drawn.
 
     Raises:
-        UserError: see `load_clips`, `split_clips` and `require_clips`.
+        UserError: see `load_clips`, `split_clips`, `require_clips` and `require_division`.
     """
     clips = load_clips(config.data)
     split = split_clips(
@@ -57,14 +57,26 @@ def load_split(config: Config) -> tuple[Clips, Split]:
         emotions=config.emotions,
         fixed=config.fixed,
         val_fraction=config.val_fraction,
+        leak_guard=config.leak_guard,
     )
     training, test = task_shapes(config)
-    require_clips(split.test, config.classes, test.clips, "--shots or the --test_query flags")
-    require_clips(split.train, config.classes, training.clips, "--shots or --query_per_class")
-    if not validation_tasks(split.val, training)[0]:
+    if split.groups is None:
+        require_clips(split.test, config.classes, test.clips, "--shots or the --test_query flags")
+    else:
+        require_division(split.test, config.classes, test, split.groups, config.leak_guard)
+    if not find_method(config)[0].uses_sources:
+        return clips, split
+    flags = "--shots or --query_per_class"
+    if split.groups is not None:
+        flags += (
+            f" (--leak_guard={config.leak_guard} left out each {config.leak_guard} of the target)"
+        )
+    require_clips(split.train, config.classes, training.clips, flags)
+    if not validation_tasks(split.val, training, split.groups)[0]:
+        apart = "" if split.groups is None else f", without a common {config.leak_guard},"
         raise UserError(
-            "no source language has two held-out clips of every class with support and one of "
-            "every other class to select on; raise --val_fraction or add speakers"
+            f"no source language has two held-out clips of every class with support{apart} and one "
+            "of every other class to select on; raise --val_fraction or add speakers"
         )
     return clips, split
 
@@ -103,8 +115,8 @@ def _train_and_evaluate(
 ) -> list[dict[str, Any]]:
     method, support = find_method(config)
     _, test_shape = task_shapes(config)
-    # The first test episode of each seed, its support in front of the query.
-    pictured = [_with_support_as_query(split, config.target, test_shape, s) for s in config.seeds]
+    tested = [_test_episodes(split, test_shape, seed, config.episodes) for seed in config.seeds]
+    pictured = [_with_support_as_query(episodes) for episodes in tested]
     if method.network:
         by_mode, outputs, selections = _meta_learn(config, clips, split, folder, pictured)
     else:
@@ -112,14 +124,9 @@ def _train_and_evaluate(
             method.make, functionals.time_statistics(clips.features), split.train
         )
         with progress("evaluation", config.episodes * len(config.seeds), " episodes") as bar:
-            predictions = evaluate.classify_episodes(
-                classified,
-                split.test,
-                test_shape,
-                seeds=config.seeds,
-                episodes=config.episodes,
-                report=bar.update,
-            )
+            predictions = [
+                evaluate.classify_episodes(classified, episodes, bar.update) for episodes in tested
+            ]
         by_mode = dict.fromkeys(BATCH_NORM_MODES, predictions)
         outputs = [classified(episode) for episode in pictured]
         selections = [None for _ in config.seeds]
@@ -133,6 +140,7 @@ def _train_and_evaluate(
                 "support": support,
                 "knows_fixed_classes": support == "all" or method.uses_sources,
                 "target": config.target,
+                "leak_guard": config.leak_guard,
                 "shots": config.shots,
                 "ways": len(config.emotions),
                 "fixed": len(config.fixed),
@@ -144,7 +152,7 @@ def _train_and_evaluate(
                 "classes": list(config.classes),
                 "chance": round(1 / len(config.classes), 6),
                 "fixed_class_sources": _fixed_class_sources(config, clips, split),
-                "query_hash": _query_hash(clips, split, test_shape, seed, config.episodes),
+                "query_hash": _query_hash(clips, tested[i]),
                 **{
                     mode: evaluate.summarise(found[i], config.classes, len(config.emotions))
                     for mode, found in by_mode.items()
@@ -187,7 +195,7 @@ def _meta_learn(
     )
     predict_batch = evaluate.make_predict(learner, layout)
     if learner.loss:
-        val_pools, val_shape = validation_tasks(split.val, training_shape)
+        val_pools, val_shape = validation_tasks(split.val, training_shape, split.groups)
         print(
             f"Training on {', '.join(split.train)}; selecting on held-out speakers of "
             f"{', '.join(val_pools)}: {val_shape.shots} shots, {val_shape.query[0]} queries a "
@@ -226,6 +234,7 @@ def _meta_learn(
             split="test",
             episodes=config.episodes,
             modes=BATCH_NORM_MODES,
+            groups=split.groups,
             report=bar.update,
         )
     for mode, of_seeds in by_mode.items():
@@ -240,9 +249,21 @@ def _meta_learn(
     return by_mode, outputs, selections
 
 
-def _with_support_as_query(split: Split, target: str, shape: TaskShape, seed: int) -> Episodes:
-    tasks = sample(split.test, shape, seed=seed, split="test", step=0, tasks=range(1))
-    support, support_labels, query, query_labels = (array[0] for array in tasks)
+def _test_episodes(split: Split, shape: TaskShape, seed: int, episodes: int) -> Episodes:
+    return sample(
+        split.test,
+        shape,
+        seed=seed,
+        split="test",
+        step=0,
+        tasks=range(episodes),
+        groups=split.groups,
+    )
+
+
+def _with_support_as_query(episodes: Episodes) -> Episodes:
+    """The first of the episodes, its support in front of the query."""
+    support, support_labels, query, query_labels = (array[0] for array in episodes)
     return Episodes(
         support,
         support_labels,
@@ -263,10 +284,9 @@ def _embedding(logits: Float[Array, "clips classes"], episode: Episodes) -> dict
     }
 
 
-def _query_hash(clips: Clips, split: Split, shape: TaskShape, seed: int, episodes: int) -> str:
+def _query_hash(clips: Clips, episodes: Episodes) -> str:
     """Of the clips in the test's queries: equal where results can be compared pair by pair."""
-    tasks = sample(split.test, shape, seed=seed, split="test", step=0, tasks=range(episodes))
-    names = (f"{clips.corpora[clip]}/{clips.names[clip]}" for clip in tasks.query.ravel())
+    names = (f"{clips.corpora[clip]}/{clips.names[clip]}" for clip in episodes.query.ravel())
     return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
 

@@ -200,7 +200,7 @@ def train(
             manager.wait_until_finished()
 
     # ---- validation on held-out source speakers: the same episodes every time
-    val_pools, val_shape = validation_tasks(split.val, shape)
+    val_pools, val_shape = validation_tasks(split.val, shape, split.groups)
 
     def validate() -> list[tuple[float, float]]:
         of_seeds = predict_episodes(
@@ -214,6 +214,7 @@ def train(
             split="val",
             episodes=config.val_episodes,
             modes=(config.batch_norm,),
+            groups=split.groups,
         )[config.batch_norm]
         return [(log_loss(p)[:, -1].mean(), accuracy(p)[:, -1].mean()) for p in of_seeds]
 

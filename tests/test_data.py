@@ -47,7 +47,7 @@ def test_no_clip_is_in_two_parts(clips):
     split = deal(clips)
     parts = [
         set(np.concatenate([np.concatenate(pool) for pool in part.values()]).tolist())
-        for part in split
+        for part in (split.train, split.val, split.test)
     ]
     for left, right in itertools.combinations(parts, 2):
         assert not left & right
@@ -95,7 +95,8 @@ def test_hold_out_overshoots_by_less_than_a_speaker(clips):
 
 
 def test_pools_are_in_the_order_of_the_classes(clips):
-    for part in deal(clips):
+    split = deal(clips)
+    for part in (split.train, split.val, split.test):
         for pool in part.values():
             for label, members in zip((*EMOTIONS, *FIXED), pool, strict=True):
                 assert set(clips.labels[members]) == {label}
@@ -114,7 +115,7 @@ def test_split_follows_from_the_data_alone(clips):
     backwards = type(clips)(
         *(field[::-1] if isinstance(field, np.ndarray) else field for field in clips)
     )
-    for one, other in zip(deal(clips), deal(backwards), strict=True):
+    for one, other in zip(deal(clips)[:3], deal(backwards)[:3], strict=True):
         for language in one:
             for mine, theirs in zip(one[language], other[language], strict=True):
                 assert set(clips.names[mine]) == set(backwards.names[theirs])

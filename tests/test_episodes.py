@@ -100,6 +100,19 @@ def test_problems_and_shots_are_compared_on_the_same_clips():
     np.testing.assert_equal(fewer.support.reshape(-1, WAYS, 2), by_class[:, :, :2])
 
 
+def test_without_a_guard_the_first_clips_are_support_and_the_last_query():
+    """The draw, step by step: recorded results stay what they are."""
+    episodes = draw(split="test", tasks=5)
+    for task in range(5):
+        rng = np.random.default_rng((0, 2, 0, task))
+        pool = make_pools()[rng.choice(["aa", "bb"])]
+        clips = [rng.permutation(of_class).tolist() for of_class in pool]
+        support = [clip for of_class in clips[:WAYS] for clip in of_class[: SHAPE.shots]]
+        query = [c for drawn, n in zip(clips, SHAPE.query, strict=True) for c in drawn[-n:]]
+        assert episodes.support[task].tolist() == support
+        assert episodes.query[task].tolist() == query
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_evaluation_keeps_the_order_of_the_classes(split):
     episodes = draw(split=split)
@@ -136,3 +149,7 @@ def test_validation_takes_what_the_held_out_clips_allow():
     assert validation_tasks({"none": pools["none"]}, shape)[0] == {}
     only_rich = validation_tasks({"rich": pools["rich"]}, TaskShape(3, 5, (5,) * 5))[1]
     assert only_rich == TaskShape(3, 5, (5,) * 5)
+    for clips, shots in itertools.product(range(2, 14), (1, 5, 8)):
+        _, shape = validation_tasks({"aa": (np.arange(clips),) * 2}, TaskShape(2, shots, (4, 4)))
+        query = min(4, clips // 2)
+        assert shape == TaskShape(2, min(shots, clips - query), (query, query))

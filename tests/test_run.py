@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 
 from data_prep.console import UserError
+from fmaml_jax import evaluate as evaluate_module
 from fmaml_jax import run as run_module
 from fmaml_jax import train as train_module
 from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.data import load_clips
 from fmaml_jax.learners import METHODS
 from fmaml_jax.model import HEAD, Model
 from fmaml_jax.run import run
@@ -309,6 +311,46 @@ def test_class_with_too_few_clips_stops_before_any_work(config):
     assert not Path(config.run_dir).exists()
 
 
+@pytest.mark.parametrize("method", ["fmaml", "functionals"])
+def test_leak_guard_keeps_speakers_apart_in_test_and_validation(method, config, monkeypatch):
+    apart = {}
+
+    def noting(sampler):
+        def note(*args, split, **kwargs):
+            episodes = sampler(*args, split=split, **kwargs)
+            shape = (-1, episodes.support.shape[-1]), (-1, episodes.query.shape[-1])
+            sides = episodes.support.reshape(shape[0]), episodes.query.reshape(shape[1])
+            shared = [
+                set(speakers[s]) & set(speakers[q]) - {""} for s, q in zip(*sides, strict=True)
+            ]
+            apart[split] = apart.get(split, True) and not any(shared)
+            return episodes
+
+        return note
+
+    speakers = load_clips(config.data).speakers
+    monkeypatch.setattr(evaluate_module, "sample", noting(evaluate_module.sample))
+    monkeypatch.setattr(evaluate_module, "sample_seeds", noting(evaluate_module.sample_seeds))
+    config = replace(config, method=method, meta_steps=8)
+    for guard in ("none", "speaker"):
+        apart.clear()
+        folder = str(Path(config.run_dir) / guard)
+        [results] = run(replace(config, leak_guard=guard, run_dir=folder))
+        assert results["leak_guard"] == guard
+        assert set(apart) == ({"test", "val"} if method == "fmaml" else {"test"})
+        assert set(apart.values()) == {guard == "speaker"}
+
+
+def test_leak_guard_that_leaves_too_few_shots_stops_before_any_work(config):
+    # Six queries take two speakers of four clips a class; the other four have sixteen.
+    sentence = (
+        r"class anger of language cc has 24 clips in 6 speaker groups; .* lower --shots to 16"
+    )
+    with pytest.raises(UserError, match=sentence):
+        run(replace(config, leak_guard="speaker", shots=17))
+    assert not Path(config.run_dir).exists()
+
+
 def test_non_finite_loss_keeps_the_last_good_state(config, monkeypatch):
     def breaking_model(*args):
         model = linear_model(*args)
@@ -386,7 +428,11 @@ def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, m
 
 @pytest.mark.parametrize(
     ("change", "code", "sentence"),
-    [({}, 0, ""), ({"inner_lr": 1e30}, 1, "error: the loss or its gradient is not finite")],
+    [
+        ({}, 0, ""),
+        ({"inner_lr": 1e30}, 1, "error: the loss or its gradient is not finite"),
+        ({"leak_guard": "speaker", "shots": 17}, 2, "error: class anger of language cc has 24"),
+    ],
 )
 def test_exit_codes(config, change, code, sentence):
     script = (
