@@ -29,9 +29,9 @@ from tests.corpus import EMOTIONS, save_corpora
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def linear_model(classes, coefficients, filters, body=jnp.ones, through=jnp.multiply):
+def linear_model(classes, coefficients, filters, network, body=jnp.ones, through=jnp.multiply):
     """Logits linear in the clip's mean: compiles at once, and enough to learn these corpora."""
-    del filters
+    del filters, network
 
     def init(key):
         kernel = jax.random.normal(key, (coefficients, classes)) / 10
@@ -99,7 +99,7 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     [results] = run(config)
     folder = Path(config.run_dir)
     assert json.loads((folder / "results.json").read_text()) == results
-    assert results["method"] == "fmaml"
+    assert (results["method"], results["network"]) == ("fmaml", "cnn")
     assert (results["target"], results["shots"], results["seed"]) == ("cc", 3, 3)
     assert (results["ways"], results["fixed"], results["episodes"]) == (3, 2, 20)
     assert results["query_per_class"] == 6
