@@ -36,6 +36,8 @@ BLOCKS = {"cnn": 4, "cnn_lstm": 2}
 
 HEAD = "Dense_0"
 """Name of the output layer among the parameters."""
+NORMALISATION = "BatchNorm_"
+"""How the names of normalisation layers, of a scale and a bias each, begin."""
 
 Statistics = PyTree[Float[Array, "..."]]
 

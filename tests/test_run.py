@@ -196,6 +196,18 @@ def test_stop_signal_saves_and_the_same_command_continues(
     assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
 
 
+def test_what_depends_on_the_meta_step_continues_too(config, tmp_path, monkeypatch):
+    config = replace(config, method="mamlpp")
+    whole = replace(config, run_dir=str(tmp_path / "whole"))
+    run(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "sample_seeds", stop_at(11, signal.SIGTERM))
+        with pytest.raises(InterruptedRunError):
+            run(config)
+    run(config)
+    assert outputs(config.run_dir) == outputs(whole.run_dir)
+
+
 def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterrupted, tmp_path):
     script = (
         "import sys, time\n"

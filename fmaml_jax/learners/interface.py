@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import optax
 from jax import Array
 from jaxtyping import Float, Scalar
 
@@ -19,8 +20,11 @@ class Learner(NamedTuple):
         predict: (parameters, task, batch-norm mode) -> query logits before adaptation and after
             each step of it, without using the query labels. A method that does not adapt returns
             its logits alone, with `steps` = 1.
+        optimizer: outer rate -> the outer optimiser. What a loss has to know of the meta-step is a
+            parameter that its optimiser counts up; so it is in every checkpoint.
     """
 
     init: Callable[[Array], Params]
     loss: Callable[[Params, Task], tuple[Scalar, Scalar]] | None
     predict: Callable[[Params, Task, str], Float[Array, "steps queries classes"]]
+    optimizer: Callable[[float], optax.GradientTransformation] = optax.adam
