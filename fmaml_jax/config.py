@@ -11,6 +11,7 @@ from data_prep.console import UserError
 
 BATCH_NORM_MODES = ("transductive", "inductive")
 LEAK_GUARDS = ("none", "speaker", "scene")
+NETWORKS = ("cnn", "cnn_lstm")
 
 
 def _setting(default: Any, help_text: str, **limits: Any) -> Any:
@@ -56,7 +57,12 @@ class Config:
         "normalise training queries by their own statistics or by the support's",
         choices=BATCH_NORM_MODES,
     )
-    filters: int = _setting(64, "filters of each convolution", least=1)
+    network: str = _setting(
+        "cnn",
+        "the paper's network, or its first two blocks and an LSTM over time",
+        choices=NETWORKS,
+    )
+    filters: int = _setting(64, "filters of each convolution, and units of the LSTM", least=1)
     task_chunk: int = _setting(
         0, "the most tasks that a device computes at once; 0: as suits the backend", least=0
     )

@@ -137,6 +137,7 @@ def _train_and_evaluate(
         results.append(
             {
                 "method": config.method,
+                "network": config.network if method.network else None,
                 "support": support,
                 "knows_fixed_classes": support == "all" or method.uses_sources,
                 "target": config.target,
@@ -191,7 +192,8 @@ def _meta_learn(
     method, _ = find_method(config)
     training_shape, test_shape = task_shapes(config)
     learner = method.make(
-        config, make_model(len(config.classes), features.shape[2], config.filters)
+        config,
+        make_model(len(config.classes), features.shape[2], config.filters, config.network),
     )
     predict_batch = evaluate.make_predict(learner, layout)
     if learner.loss:

@@ -166,7 +166,7 @@ def train(
         InterruptedRunError: a signal to stop came; the state is saved.
     """
     # ---- state: new, or as the last checkpoint has it
-    optimizer = optax.adam(config.outer_lr)
+    optimizer = learner.optimizer(config.outer_lr)
     params = init_seeds(learner, config.seeds)
     place = replicated(layout.mesh)
     state = jax.device_put(State(params, optimizer.init(params)), place)

@@ -10,7 +10,7 @@ from scipy import optimize
 
 from fmaml_jax import evaluate
 from fmaml_jax.config import Config
-from fmaml_jax.learners import find_method, functionals, matching, protonet, relation
+from fmaml_jax.learners import find_method, functionals, mamlpp, matching, protonet, relation
 from fmaml_jax.maml import Task, cross_entropy
 from fmaml_jax.model import HEAD, Model
 
@@ -175,6 +175,130 @@ def test_meta_sgd_learns_rates_by_the_product_of_gradients(task):
     )(descend(params["start"], task, 1))
     expected = jax.tree.map(lambda g, q: -g * q, inner, outer)
     assert_close(gradient_of(ours, params, task)["rates"], expected)
+
+
+# ---- MAML++
+
+
+def scaled_model():
+    """The small network with a layer of normalisation scales and biases."""
+
+    def init(key):
+        norm = {"scale": jnp.ones(6), "bias": jnp.zeros(6)}
+        return {**MODEL.init(key), "BatchNorm_0": norm}
+
+    def apply(params, clips, given=None):
+        norm = params["BatchNorm_0"]
+        hidden = MODEL.features(params, clips, given) * norm["scale"] + norm["bias"]
+        return hidden @ params[HEAD]["kernel"]
+
+    return MODEL._replace(init=init, apply=apply)
+
+
+SCALED = scaled_model()
+HALF_ANNEALED = mamlpp.ANNEALED / 2
+
+
+@pytest.fixture(scope="module")
+def stepwise():
+    """The learner for 2 inner steps, and parameters that differ between all layers and steps."""
+    config = replace(CONFIG, method="mamlpp", meta_steps=10)
+    ours = find_method(config)[0].make(config, SCALED)
+    params = ours.init(jax.random.key(0))
+    assert all((rate == np.float32([0.3, 0.3])).all() for rate in params["rates"].values())
+    assert (params["norms"]["BatchNorm_0"]["scale"] == np.ones((2, 6))).all()
+    rng = np.random.default_rng(6)
+    noisy = jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.1, leaf.shape), params)
+    return ours, jax.tree.map(jnp.float32, {**noisy, "meta_step": 0})
+
+
+def stepwise_descent(params, task, steps):
+    """The network after each step, unrolled."""
+    start, networks = params["start"], []
+    for i in range(steps):
+        trained = min(i, 1)
+        norms = jax.tree.map(lambda leaf, t=trained: leaf[t], params["norms"])
+        slope = jax.grad(
+            lambda p, n=norms: cross_entropy(SCALED.apply(p | n, task.support), task.support_labels)
+        )(start)
+        start = {
+            "in": start["in"] - params["rates"]["in"][trained] * slope["in"],
+            HEAD: {
+                "kernel": start[HEAD]["kernel"]
+                - params["rates"][HEAD][trained] * slope[HEAD]["kernel"]
+            },
+        }
+        networks.append(start | norms)
+    return networks
+
+
+def test_mamlpp_weights_move_to_the_last_step():
+    # Equal; half-way, half of what each but the last had; then 0.03 of it.
+    for progress, before_last in ((0, 1 / 5), (HALF_ANNEALED, 1 / 10), (1, 0.006)):
+        expected = [before_last] * 4 + [1 - 4 * before_last]
+        np.testing.assert_allclose(mamlpp.loss_weights(progress, 5), expected, rtol=1e-5)
+    np.testing.assert_allclose(mamlpp.loss_weights(HALF_ANNEALED, 1), [1])
+
+
+@pytest.mark.parametrize(
+    ("meta_step", "weights"),
+    [(0, (0.5, 0.5)), (10 * HALF_ANNEALED, (0.25, 0.75)), (10, (0.015, 0.985))],
+)
+def test_mamlpp_loss_and_gradient_equal_unrolled_descent(stepwise, meta_step, weights, task):
+    ours, params = stepwise
+    params = {**params, "meta_step": jnp.float32(meta_step)}
+
+    def expected(params):
+        networks = stepwise_descent(params, task, 2)
+        return sum(
+            weight * cross_entropy(SCALED.apply(network, task.query), task.query_labels)
+            for weight, network in zip(weights, networks, strict=True)
+        )
+
+    (loss, _), gradient = jax.value_and_grad(ours.loss, has_aux=True)(params, task)
+    expected_loss, expected_gradient = jax.value_and_grad(expected)(params)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
+    # Not vacuous: each rate, and each step's normalisation, has its say.
+    for leaf in jax.tree.leaves((gradient["rates"], gradient["norms"])):
+        assert (np.abs(leaf).reshape(2, -1).max(axis=1) > 1e-4).all()
+
+
+@pytest.mark.parametrize("mode", ["transductive", "inductive"])
+def test_mamlpp_steps_beyond_the_trained_use_the_last_one_s(stepwise, mode, task):
+    ours, params = stepwise
+    first_norms = jax.tree.map(lambda leaf: leaf[0], params["norms"])
+    networks = [params["start"] | first_norms, *stepwise_descent(params, task, 3)]
+    logits = predict(ours, params, task, mode)
+    for found, network in zip(logits, networks, strict=True):
+        given = SCALED.statistics(network, task.support) if mode == "inductive" else None
+        np.testing.assert_allclose(
+            found, SCALED.apply(network, task.query, given), rtol=1e-4, atol=1e-5
+        )
+
+
+def test_mamlpp_normalisation_is_of_its_step(stepwise, task):
+    ours, params = stepwise
+    others = jax.tree.map(lambda leaf: leaf.at[1].add(0.5), params["norms"])
+    before, after = (
+        predict(ours, p, task, "inductive") for p in (params, {**params, "norms": others})
+    )
+    differences = np.abs(before - after).max(axis=(1, 2))
+    assert (differences[:2] == 0).all()
+    assert (differences[2:] > 1e-2).all()
+
+
+def test_mamlpp_outer_rate_falls_along_a_cosine_while_meta_steps_are_counted(stepwise):
+    """Of a constant gradient of 1, Adam makes steps of its rate."""
+    ours, params = stepwise
+    optimizer = ours.optimizer(0.2)
+    state, moved = optimizer.init(params), []
+    ones = jax.tree.map(jnp.ones_like, params)
+    for _ in range(11):
+        updates, state = optimizer.update({**ones, "meta_step": jnp.float32(0)}, state, params)
+        assert updates["meta_step"] == 1
+        moved.append(-updates["rates"]["in"][0])
+    np.testing.assert_allclose([moved[0], moved[5], moved[10]], [0.2, 0.1, 0], rtol=1e-4)
 
 
 def test_reptile_moves_towards_where_descent_on_the_whole_task_ends(task):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from jax import enable_x64
 
+from fmaml_jax.config import NETWORKS, Config
 from fmaml_jax.convolution import patches_conv, reference_conv
-from fmaml_jax.maml import adapt, cross_entropy, meta_gradient
-from fmaml_jax.model import make_model, pool_time
+from fmaml_jax.learners import METHODS
+from fmaml_jax.maml import Task, adapt, cross_entropy, meta_gradient
+from fmaml_jax.model import BLOCKS, HEAD, make_model, pool_time
 
 
 @pytest.mark.parametrize("size", [(1, 40, 40, 1), (2, 5, 5, 3), (2, 6, 9, 3)])
@@ -40,9 +42,14 @@ def test_size_is_the_published_one():
     assert params["Dense_0"]["kernel"].shape == (576, 7)
 
 
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def small():
-    model = make_model(classes=3, coefficients=8, filters=4)
+def small(network):
+    model = make_model(classes=3, coefficients=8, filters=4, network=network)
     params = model.init(jax.random.key(0))
     rng = np.random.default_rng(0)
     support = jnp.asarray(rng.normal(size=(6, 40, 8)), jnp.float32)
@@ -75,15 +82,75 @@ def test_own_statistics_are_those_of_the_set_itself(small):
     )
 
 
-def test_reference_convolution_gives_the_same_network(small):
+def test_reference_convolution_gives_the_same_network(small, network):
     model, params, _, query = small
-    reference = make_model(3, coefficients=8, filters=4, convolution=reference_conv)
+    reference = make_model(
+        3, coefficients=8, filters=4, network=network, convolution=reference_conv
+    )
     np.testing.assert_allclose(
         model.apply(params, query, None),
         reference.apply(params, query, None),
         rtol=1e-4,
         atol=1e-5,
     )
+
+
+def test_lstm_reads_the_second_block_s_map_over_time():
+    """Against two blocks of the library's convolution and an LSTM, both in NumPy."""
+    assert tuple(BLOCKS) == NETWORKS
+    model = make_model(classes=3, coefficients=8, filters=2, network="cnn_lstm")
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(
+        lambda leaf: np.asarray(leaf + rng.normal(0, 0.3, leaf.shape), np.float32),
+        model.init(jax.random.key(0)),
+    )
+    clips = rng.normal(size=(4, 40, 8)).astype(np.float32)
+
+    maps = clips[..., None]
+    for convolution, norm in (
+        ("_Convolution_0", "BatchNorm_0"),
+        ("_Convolution_1", "BatchNorm_1"),
+    ):
+        maps = np.asarray(reference_conv(maps, params[convolution]["kernel"]))
+        maps = np.maximum(maps + params[convolution]["bias"], 0)
+        maps = (maps - maps.mean(axis=(0, 1, 2))) / np.sqrt(maps.var(axis=(0, 1, 2)) + 1e-5)
+        maps = maps * params[norm]["scale"] + params[norm]["bias"]
+    assert maps.shape == (4, 10, 2, 2)
+
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-x))
+
+    cell = params["OptimizedLSTMCell_0"]
+    memory = output = np.zeros((4, 2))
+    for moment in np.moveaxis(maps.reshape(4, 10, 4), 1, 0):
+        gate = {
+            name: moment @ cell[f"i{name}"]["kernel"]
+            + output @ cell[f"h{name}"]["kernel"]
+            + cell[f"h{name}"]["bias"]
+            for name in "ifgo"
+        }
+        memory = sigmoid(gate["f"]) * memory + sigmoid(gate["i"]) * np.tanh(gate["g"])
+        output = sigmoid(gate["o"]) * np.tanh(memory)
+    np.testing.assert_allclose(model.features(params, clips, None), output, rtol=1e-3, atol=1e-5)
+    logits = output @ params[HEAD]["kernel"] + params[HEAD]["bias"]
+    np.testing.assert_allclose(model.apply(params, clips, None), logits, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.network])
+def test_every_method_takes_the_lstm(method):
+    config = Config(emotions=("a", "b"), fixed=(), inner_steps=2, test_inner_steps=2, meta_steps=2)
+    learner = METHODS[method].make(
+        config, make_model(classes=2, coefficients=4, filters=2, network="cnn_lstm")
+    )
+    clips, labels = jnp.zeros((4, 40, 4)), jnp.zeros(4, int)
+    task = Task(clips, labels, clips, labels)
+    # Traced, which takes no compilation.
+    params = jax.eval_shape(learner.init, jax.random.key(0))
+    logits = jax.eval_shape(partial(learner.predict, batch_norm="inductive"), params, task)
+    assert logits.shape[1:] == (4, 2)
+    if learner.loss:
+        gradient, _ = jax.eval_shape(jax.grad(learner.loss, has_aux=True), params, task)
+        assert jax.tree.structure(gradient) == jax.tree.structure(params)
 
 
 def test_pooling_time_averages_equal_shares():

@@ -31,9 +31,9 @@ from tests.corpus import EMOTIONS, save_corpora
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def linear_model(classes, coefficients, filters, body=jnp.ones, through=jnp.multiply):
+def linear_model(classes, coefficients, filters, network, body=jnp.ones, through=jnp.multiply):
     """Logits linear in the clip's mean: compiles at once, and enough to learn these corpora."""
-    del filters
+    del filters, network
 
     def init(key):
         kernel = jax.random.normal(key, (coefficients, classes)) / 10
@@ -101,7 +101,7 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     [results] = run(config)
     folder = Path(config.run_dir)
     assert json.loads((folder / "results.json").read_text()) == results
-    assert results["method"] == "fmaml"
+    assert (results["method"], results["network"]) == ("fmaml", "cnn")
     assert (results["target"], results["shots"], results["seed"]) == ("cc", 3, 3)
     assert (results["ways"], results["fixed"], results["episodes"]) == (3, 2, 20)
     assert results["query_per_class"] == 6
@@ -196,6 +196,18 @@ def test_stop_signal_saves_and_the_same_command_continues(
     assert not (Path(config.run_dir) / "results.json").exists()
     run(config)
     assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
+
+
+def test_what_depends_on_the_meta_step_continues_too(config, tmp_path, monkeypatch):
+    config = replace(config, method="mamlpp")
+    whole = replace(config, run_dir=str(tmp_path / "whole"))
+    run(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "sample_seeds", stop_at(11, signal.SIGTERM))
+        with pytest.raises(InterruptedRunError):
+            run(config)
+    run(config)
+    assert outputs(config.run_dir) == outputs(whole.run_dir)
 
 
 def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterrupted, tmp_path):

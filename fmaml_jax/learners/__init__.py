@@ -10,6 +10,7 @@ from fmaml_jax.learners import (
     anil,
     fmaml,
     functionals,
+    mamlpp,
     matching,
     meta_sgd,
     pooled,
@@ -51,6 +52,7 @@ METHODS: dict[str, Method] = {
     "metaser": Method(fmaml.make, ("all",)),  # Chopra et al. 2021
     "fomaml": Method(_first_order, ("emotions", "all")),  # Finn et al. 2017, 5.2
     "meta_sgd": Method(meta_sgd.make, ("emotions", "all")),
+    "mamlpp": Method(mamlpp.make, ("emotions", "all")),
     "reptile": Method(reptile.make, ("emotions", "all")),
     "anil": Method(anil.make_anil, ("emotions", "all")),
     "boil": Method(anil.make_boil, ("emotions", "all")),

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import optax
 from jax import Array
 from jaxtyping import Float, PyTree, Scalar
 
@@ -21,9 +22,12 @@ class Learner(NamedTuple):
             query labels are used.
         logits: (one of these states, task, batch-norm mode) -> query logits, without using the
             query labels.
+        optimizer: outer rate -> the outer optimiser. What a loss has to know of the meta-step is a
+            parameter that its optimiser counts up; so it is in every checkpoint.
     """
 
     init: Callable[[Array], Params]
     loss: Callable[[Params, Task], tuple[Scalar, Scalar]] | None
     adapt: Callable[[Params, Task], PyTree[Float[Array, "steps ..."]]]
     logits: Callable[[PyTree[Float[Array, "..."]], Task, str], Float[Array, "queries classes"]]
+    optimizer: Callable[[float], optax.GradientTransformation] = optax.adam
