@@ -140,7 +140,7 @@ def _loss_by_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
             (target, row): [
                 run.results["curve"]
                 for run in grid.cells.get((row, target, shots), [])
-                if run.results.get("curve")
+                if run.results["curve"]
             ]
             for target in grid.targets
             for row in rows

@@ -4,7 +4,7 @@ import base64
 import html
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 
@@ -48,15 +48,7 @@ def render(
                 }
             )
         ),
-        "Where fixed test classes come from": "; ".join(
-            sorted(
-                {
-                    f"{run.target}: {label} from {', '.join(corpora)}"
-                    for run in runs
-                    for label, corpora in run.results["fixed_class_sources"].items()
-                }
-            )
-        ),
+        "Fixed classes of the test come from": "; ".join(_fixed_class_sources(runs)),
     }
     return Template(TEMPLATE.read_text()).substitute(
         facts=_list(facts),
@@ -67,6 +59,13 @@ def render(
         common=_list(common),
         runs=listed,
     )
+
+
+def _fixed_class_sources(runs: Sequence[Run]) -> Iterator[str]:
+    for label in runs[0].config["fixed"]:
+        by_target = {run.target: run.results["fixed_class_sources"][label] for run in runs}
+        parts = (f"{', '.join(corpora)} ({target})" for target, corpora in by_target.items())
+        yield f"{label}: {', '.join(parts)}"
 
 
 def _text(text: str) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data_prep.console import UserError
 from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.learners import METHODS
@@ -234,9 +236,18 @@ def _contradictions(run: Run, seed: int) -> str:
             values = figures["by_episode"][name]
             if len(values) != run.config["episodes"] or not all(map(math.isfinite, values)):
                 return f"{mode} {name} has not one number for each of its episodes"
-        if list(figures["recall"]) != classes or len(figures["confusion"]) != len(classes):
+        square = (len(classes), len(classes))
+        if list(figures["recall"]) != classes or np.shape(figures["confusion"]) != square:
             return f"{mode} recall and confusion are not of its classes"
         _ = figures["by_inner_step"]["accuracy"]
+    if curve := run.results["curve"]:
+        for part in ("", "val_"):
+            if len(curve[f"{part}step"]) != len(curve[f"{part}loss"]):
+                return "curve has steps without a loss"
+    if found := run.results["embedding"]:
+        for part in ("support", "query"):
+            if np.shape(found[part]) != (len(found[f"{part}_labels"]), 2):
+                return f"embedding has not two coordinates and a label for each {part} clip"
     return ""
 
 
