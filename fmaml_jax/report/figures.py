@@ -116,7 +116,7 @@ def _panels(rows: int, columns: int, **settings) -> tuple[plt.Figure, np.ndarray
     return plt.subplots(rows, columns, squeeze=False, layout="constrained", **settings)
 
 
-def _legend(figure: plt.Figure, axes: np.ndarray, columns: int) -> None:
+def _legend(figure: plt.Figure, axes: np.ndarray, columns: int, **settings) -> None:
     """One legend of all panels, below them."""
     entries = {}
     for axis in axes.flat:
@@ -126,7 +126,7 @@ def _legend(figure: plt.Figure, axes: np.ndarray, columns: int) -> None:
             for label, entry in zip(labels, handles, strict=True)
             if label not in entries
         }
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns)
+    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, **settings)
 
 
 def _language(target: str) -> str:
@@ -399,7 +399,7 @@ def _embedding(grid: _Grid) -> tuple[plt.Figure | None, str]:
                         alpha=0.65 if part == "query" else 1,
                         label=name if part == "query" else None,
                     )
-    _legend(figure, axes, len(classes) if len(targets) > 1 else 3)
+    _legend(figure, axes, len(classes) if len(targets) > 1 else 3, markerscale=1.6)
     return figure, (
         f"Outputs of the first test episode after adaptation on their two principal axes, {shots} "
         "shots, inductive batch norm, the lowest seed. Large marks with an edge are the support, "

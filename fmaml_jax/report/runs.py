@@ -17,6 +17,7 @@ import numpy as np
 from data_prep.console import UserError
 from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.learners import METHODS
+from fmaml_jax.run_folder import recorded_settings
 
 FIGURES = ("accuracy", "emotion_accuracy", "uar")
 """What is measured of each test episode; the names of `results.json`."""
@@ -178,8 +179,8 @@ def read(folder: Path) -> Iterator[Run | Remark]:
     """Each seed of a run folder: its results, or why they cannot be used."""
     try:
         description = json.loads((folder / "config.json").read_text())
-        config, first = description["config"], int(description["config"]["seed"])
-        count = config.get("seeds_at_once", 1)
+        config = recorded_settings(description)
+        first, count = config["seed"], config["seeds_at_once"]
         seeds = {first: folder} if count == 1 else {}
         seeds |= {first + i: folder / f"seed{first + i}" for i in range(count) if count > 1}
     except FileNotFoundError:
@@ -197,7 +198,13 @@ def read(folder: Path) -> Iterator[Run | Remark]:
             results = json.loads((seed_folder / "results.json").read_text())
             run = Run(
                 path=name,
-                row=Row(*(results[key] for key in ("method", "support", "network", "leak_guard"))),
+                row=Row(
+                    results["method"],
+                    results["support"],
+                    # Results from before these could be chosen do not name them.
+                    results.get("network", "cnn"),
+                    results.get("leak_guard", "none"),
+                ),
                 target=results["target"],
                 shots=results["shots"],
                 seed=results["seed"],
@@ -221,7 +228,7 @@ def read(folder: Path) -> Iterator[Run | Remark]:
 def _contradictions(run: Run, seed: int) -> str:
     """What makes the results incredible; KeyError and such where they are incomplete."""
     own = {"method": run.row.method, "target": run.target, "shots": run.shots, "seed": run.seed}
-    for key, value in ({"method": "fmaml"} | run.config | {"seed": seed}).items():
+    for key, value in (run.config | {"seed": seed}).items():
         if key in own and own[key] != value:
             return f"results.json says {key} {own[key]} where config.json says {value}"
     classes = [*run.config["emotions"], *run.config["fixed"]]

@@ -3,7 +3,7 @@
 import csv
 import io
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -306,12 +306,14 @@ def _result_table(runs: Sequence[Run], shots: int, mode: str, figure: str, emofi
         caption,
         tuple(header),
         rows,
-        _notes(runs, figure, any(best.values()), bool(of_paper)),
+        _notes(runs, figure, best, bool(of_paper)),
         records,
     )
 
 
-def _notes(runs: Sequence[Run], figure: str, marked: bool, paper: bool) -> list[str]:
+def _notes(
+    runs: Sequence[Run], figure: str, best: Mapping[str, set[Row]], paper: bool
+) -> list[str]:
     first = runs[0]
     classes = len(
         first.config["emotions"] if figure == "emotion_accuracy" else first.results["classes"]
@@ -321,10 +323,10 @@ def _notes(runs: Sequence[Run], figure: str, marked: bool, paper: bool) -> list[
         f"In %; chance is {100 / classes:.1f}. ± is half the 95% interval over test episodes "
         f"({episodes} a seed, those of all seeds together)."
     ]
-    counts = defaultdict(set)
+    seeds = defaultdict(set)
     for run in runs:
-        counts[run.cell].add(run.seed)
-    if several := sorted({len(seeds) for seeds in counts.values()} - {1}):
+        seeds[run.cell].add(run.seed)
+    if several := sorted({len(of_cell) for of_cell in seeds.values()} - {1}):
         factor = ", ".join(f"{stats.t.ppf(0.975, n - 1):.1f} for {n} seeds" for n in several)
         notes[0] += (
             " In brackets, half the 95% interval over the seeds' means (Student's t: standard "
@@ -334,7 +336,11 @@ def _notes(runs: Sequence[Run], figure: str, marked: bool, paper: bool) -> list[
         "every other method of the column on the same episodes (paired t-test, Holm-corrected over "
         "the rivals, 5%; it speaks of these episodes and trained networks, not of other seeds)."
     )
-    notes.append(f"Bold beats {test}" if marked else f"No cell is bold: none beats {test}")
+    compared = Counter((target, row.leak_guard) for row, target, _ in seeds)
+    if any(best.values()):
+        notes.append(f"Bold beats {test}")
+    elif max(compared.values()) > 1:
+        notes.append(f"No cell is bold: none beats {test}")
     if {run.row.leak_guard for run in runs} - {"none"}:
         notes.append("Rows with a leak guard are tested on other clips and compared among theirs.")
     if paper:
