@@ -26,8 +26,11 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], arguments: bool = False) -> None:
     """Parses the command line into `absl.flags.FLAGS` and exits with what `main` returns.
+
+    With `arguments` the command takes some beside its flags, in any order, and `main` gets them
+    as a list; else it gets nothing.
 
     A flag that does not parse, a stray argument and a `UserError` end with one line and code 2,
     Ctrl-C with one line and the shell's code for it.
@@ -38,20 +41,21 @@ def run(main: Callable[[], int | None]) -> None:
             rest = flags.FLAGS(argv)
         except flags.Error as error:
             fail(" ".join(str(error).split()))
-        if rest[1:]:
+        if rest[1:] and not arguments:
             fail(f"{rest[1]!r} is not a flag; write --name=value (--help lists the flags)")
         return rest
 
-    def guarded(_: list[str]) -> int | None:
+    def guarded(argv: list[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)
         try:
-            return main()
+            return main(argv[1:]) if arguments else main()
         except UserError as error:
             fail(str(error))
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT
 
+    flags.FLAGS.set_gnu_getopt(arguments)
     app.run(guarded, flags_parser=parse)
 
 

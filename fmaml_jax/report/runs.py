@@ -1,0 +1,355 @@
+"""Run folders found, read, and sorted into what can stand in one report and what cannot.
+
+Nothing is mixed silently: whatever is left out, or differs within the report, is a `Remark`.
+"""
+
+import itertools
+import json
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_prep.console import UserError
+from fmaml_jax.config import BATCH_NORM_MODES
+from fmaml_jax.learners import METHODS
+from fmaml_jax.run_folder import recorded_settings
+
+FIGURES = ("accuracy", "emotion_accuracy", "uar")
+"""What is measured of each test episode; the names of `results.json`."""
+
+PROTOCOL = ("episodes", "test_query_per_class", "test_query_per_fixed_class")
+NO_TRAINING_SETTING = {
+    *("data", "target", "method", "support", "network", "leak_guard", "shots", "seed"),
+    *("seeds_at_once", "emotions", "fixed", "run_dir", "task_chunk", *PROTOCOL),
+}
+"""Settings that say which cell a run is of, how it is measured, or where it is computed."""
+
+
+class Row(NamedTuple):
+    """A row of the tables: a method and its variant. Rows sort as the methods' table does."""
+
+    method: str
+    support: str
+    network: str
+    leak_guard: str
+
+    @property
+    def label(self) -> str:
+        """The method, with its variant where that is not the method's own."""
+        known = METHODS.get(self.method)
+        variant = [self.network] if self.network != "cnn" else []
+        if not known or self.support != known.supports[0]:
+            variant.append(f"support {self.support}")
+        guard = f", leak guard {self.leak_guard}" if self.leak_guard != "none" else ""
+        return self.method + (f" ({', '.join(variant)})" if variant else "") + guard
+
+    @property
+    def order(self) -> tuple:
+        """A guarded row comes right after the unguarded one."""
+        known = list(METHODS)
+        place = known.index(self.method) if self.method in known else len(known)
+        own = self.method in known and METHODS[self.method].supports[0] == self.support
+        return place, self.method, not own, self.network, self.leak_guard != "none", self
+
+
+class Run(NamedTuple):
+    """One seed's results; all but `results` is from its `config.json`."""
+
+    path: str
+    row: Row
+    target: str
+    shots: int
+    seed: int
+    config: dict[str, Any]
+    hashes: dict[str, str]
+    features: dict[str, Any]
+    versions: dict[str, str]
+    results: dict[str, Any]
+
+    @property
+    def cell(self) -> tuple[Row, str, int]:
+        """The runs of one cell differ in the seed alone."""
+        return self.row, self.target, self.shots
+
+    @property
+    def material(self) -> dict[str, Any]:
+        """The data; files count by their content, wherever they lay."""
+        return {
+            "the data's hashes": sorted(self.hashes.values()),
+            "the feature configuration": self.features,
+            "emotions": self.config["emotions"],
+            "fixed": self.config["fixed"],
+        }
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """How it was measured."""
+        return {name: self.config[name] for name in PROTOCOL}
+
+    @property
+    def queries(self) -> dict[str, Any]:
+        """What it was measured on."""
+        return {"the test's query clips": self.results["query_hash"]}
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How it was trained."""
+        return {
+            name: value for name, value in self.config.items() if name not in NO_TRAINING_SETTING
+        }
+
+
+class Remark(NamedTuple):
+    """What a reader has to know of the runs: what, of which kind, and why."""
+
+    kind: str
+    subject: str
+    reason: str
+
+
+def collect(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
+    """The runs below `paths` that can stand in one report, and remarks about all others.
+
+    Args:
+        paths: run folders, or folders of them at any depth.
+
+    Returns:
+        Runs of one material and protocol, one for each cell and seed; and what was left out, what
+        is missing, and what differs between cells.
+
+    Raises:
+        UserError: a path does not exist, no run can be used, or runs differ and neither kind is
+            the larger one.
+    """
+    for path in paths:
+        if not os.path.isdir(path):
+            raise UserError(f"{path} is no folder; name run folders, or folders that hold them")
+    runs, remarks = [], []
+    for path in find(paths):
+        for outcome in read(path):
+            (runs if isinstance(outcome, Run) else remarks).append(outcome)
+    if not runs and remarks:
+        raise UserError(
+            f"no run can be reported: {remarks[0].subject} is {remarks[0].kind} "
+            f"({remarks[0].reason})" + (f", and {len(remarks) - 1} more" if remarks[1:] else "")
+        )
+    if not runs:
+        raise UserError(
+            f"no run folder is in {', '.join(paths)}; name folders that hold a config.json"
+        )
+    for sift in (
+        _without_duplicates,
+        lambda runs: _largest(runs, within=lambda run: (), by=lambda run: run.material),
+        lambda runs: _largest(
+            runs, within=lambda run: run.row.leak_guard, by=lambda run: run.protocol
+        ),
+        lambda runs: _largest(
+            runs,
+            within=lambda run: (run.target, run.shots, run.seed, run.row.leak_guard),
+            by=lambda run: run.queries,
+        ),
+        lambda runs: _largest(runs, within=lambda run: run.cell, by=lambda run: run.training),
+    ):
+        runs, left_out = sift(runs)
+        remarks += left_out
+    runs.sort(key=lambda run: (run.row.order, run.target, run.shots, run.seed))
+    return runs, [*remarks, *_missing(runs), *_trained_otherwise(runs)]
+
+
+def find(paths: Iterable[str]) -> Iterator[Path]:
+    """Folders that hold a config.json, or results without one, each once, sorted by path."""
+    seen = set()
+    for path in paths:
+        for folder, below, files in os.walk(path):
+            below.sort()
+            if {"config.json", "results.json"}.isdisjoint(files):
+                continue
+            below.clear()
+            if (real := os.path.realpath(folder)) not in seen:
+                seen.add(real)
+                yield Path(folder)
+
+
+def read(folder: Path) -> Iterator[Run | Remark]:
+    """Each seed of a run folder: its results, or why they cannot be used."""
+    try:
+        description = json.loads((folder / "config.json").read_text())
+        config = recorded_settings(description)
+        first, count = config["seed"], config["seeds_at_once"]
+        seeds = {first: folder} if count == 1 else {}
+        seeds |= {first + i: folder / f"seed{first + i}" for i in range(count) if count > 1}
+    except FileNotFoundError:
+        yield Remark("damaged", str(folder), "there is no config.json beside its results.json")
+        return
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        yield Remark("damaged", str(folder), f"config.json cannot be read ({_line(error)})")
+        return
+    for seed, seed_folder in seeds.items():
+        name = str(seed_folder)
+        if not (seed_folder / "results.json").exists():
+            yield Remark("unfinished", name, "there is no results.json; the run's command goes on")
+            continue
+        try:
+            results = json.loads((seed_folder / "results.json").read_text())
+            run = Run(
+                path=name,
+                row=Row(
+                    results["method"],
+                    results["support"],
+                    config["network"],
+                    config["leak_guard"],
+                ),
+                target=results["target"],
+                shots=results["shots"],
+                seed=results["seed"],
+                config=config,
+                hashes=description["data_hashes"],
+                features=description["feature_config"],
+                versions=description["versions"],
+                results=results,
+            )
+            if contradictions := _contradictions(run, seed):
+                yield Remark("damaged", name, contradictions)
+            else:
+                yield run
+        except KeyError as error:
+            reason = f"there is no {error} in its JSON; it is of another version, run it again"
+            yield Remark("damaged", name, reason)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            yield Remark("damaged", name, f"results.json cannot be read ({_line(error)})")
+
+
+def _contradictions(run: Run, seed: int) -> str:
+    """What makes the results incredible; KeyError and such where they are incomplete."""
+    own = {"method": run.row.method, "target": run.target, "shots": run.shots, "seed": run.seed}
+    for key, value in (run.config | {"seed": seed}).items():
+        if key in own and own[key] != value:
+            return f"results.json says {key} {own[key]} where config.json says {value}"
+    classes = [*run.config["emotions"], *run.config["fixed"]]
+    if run.results["classes"] != classes:
+        return "results.json and config.json have other classes"
+    _ = run.protocol, run.queries
+    for key in ("chance", "knows_fixed_classes", "fixed_class_sources", "selection"):
+        _ = run.results[key]
+    for mode in BATCH_NORM_MODES:
+        figures = run.results[mode]
+        for name in FIGURES:
+            values = figures["by_episode"][name]
+            if len(values) != run.config["episodes"] or not all(map(math.isfinite, values)):
+                return f"{mode} {name} has not one number for each of its episodes"
+        square = (len(classes), len(classes))
+        if list(figures["recall"]) != classes or np.shape(figures["confusion"]) != square:
+            return f"{mode} recall and confusion are not of its classes"
+        _ = figures["by_inner_step"]["accuracy"]
+    if curve := run.results["curve"]:
+        for part in ("", "val_"):
+            if len(curve[f"{part}step"]) != len(curve[f"{part}loss"]):
+                return "curve has steps without a loss"
+    if found := run.results["embedding"]:
+        for part in ("support", "query"):
+            if np.shape(found[part]) != (len(found[f"{part}_labels"]), 2):
+                return f"embedding has not two coordinates and a label for each {part} clip"
+    return ""
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True)
+
+
+def _without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Remark]]:
+    kept: dict[Hashable, Run] = {}
+    remarks = []
+    for run in runs:
+        settings = run.material | run.protocol | run.queries | run.training
+        first = kept.setdefault((run.cell, run.seed, _key(settings)), run)
+        if first is not run:
+            same = "the same" if first.results == run.results else "other"
+            reason = f"the cell and seed of {first.path}, which is kept; it has {same} figures"
+            remarks.append(Remark("duplicate", run.path, reason))
+    return list(kept.values()), remarks
+
+
+def _largest(
+    runs: Sequence[Run],
+    within: Callable[[Run], Hashable],
+    by: Callable[[Run], Mapping[str, Any]],
+) -> tuple[list[Run], list[Remark]]:
+    """Of the runs that share `within`, the largest group equal in `by`; the others are named.
+
+    Where two are as large, the one that is larger among all runs of its row counts.
+    """
+    overall = Counter((run.row, _key(by(run))) for run in runs)
+    parts = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        parts[within(run)][_key(by(run))].append(run)
+    kept, remarks = [], []
+    for part in parts.values():
+
+        def size(key: str, part: Mapping[str, list[Run]] = part) -> tuple[int, int]:
+            return len(part[key]), sum(overall[row, key] for row in {r.row for r in part[key]})
+
+        first, *others = sorted(part, key=size, reverse=True)
+        example = part[first][0]
+        kept += part[first]
+        for key in others:
+            settings, odd = by(example), by(part[key][0])
+            names = settings | odd
+            differing = ", ".join(n for n in names if settings.get(n) != odd.get(n))
+            if size(key) == size(first):
+                raise UserError(
+                    f"{example.path} and {part[key][0].path} differ in {differing}, and neither "
+                    "kind has more runs; report on one kind at a time"
+                )
+            reason = f"another {differing} than {example.path} and those like it"
+            remarks += [Remark("mismatched", run.path, reason) for run in part[key]]
+    return kept, remarks
+
+
+def _missing(runs: Sequence[Run]) -> Iterator[Remark]:
+    """Holes in methods x targets x shots, and seeds that other rows of a column have."""
+    seeds = defaultdict(set)
+    for run in runs:
+        seeds[run.cell].add(run.seed)
+    rows = sorted({run.row for run in runs}, key=lambda row: row.order)
+    columns = sorted({(run.target, run.shots) for run in runs}, key=lambda column: column[::-1])
+    wanted = {
+        column: set().union(*(seeds[row, *column] for row in rows if (row, *column) in seeds))
+        for column in columns
+    }
+    for row in rows:
+        lacking = defaultdict(list)
+        for target, shots in columns:
+            has = seeds.get((row, target, shots), set())
+            absent = ", ".join(map(str, sorted(wanted[target, shots] - has)))
+            if absent:
+                what = f"seed {absent} of {shots}-shot" if has else f"{shots}-shot"
+                lacking[what].append(target)
+        if lacking:
+            parts = (f"{what} {', '.join(targets)}" for what, targets in lacking.items())
+            yield Remark("missing", row.label, f"no run of {'; '.join(parts)}")
+
+
+def _trained_otherwise(runs: Sequence[Run]) -> Iterator[Remark]:
+    """Rows whose cells were trained with settings of their own."""
+    for row, group in itertools.groupby(runs, key=lambda run: run.row):
+        members = list(group)
+        names = dict.fromkeys(name for run in members for name in run.training)
+        for name in names:
+            cells = defaultdict(list)
+            for run in members:
+                cells[_key(run.training.get(name))].append(f"{run.target} {run.shots}-shot")
+            if len(cells) > 1:
+                parts = (
+                    f"{value} in {', '.join(dict.fromkeys(where))}"
+                    for value, where in cells.items()
+                )
+                yield Remark("trained otherwise", row.label, f"{name} is {'; '.join(parts)}")

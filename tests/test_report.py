@@ -1,0 +1,634 @@
+"""The report: tables by hand, intervals and marks against SciPy, bad runs, and the page."""
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from data_prep.console import UserError
+from data_prep.dataset import Dataset, save
+from fmaml_jax.report.__main__ import report
+from fmaml_jax.report.runs import Row, collect
+from fmaml_jax.report.tables import (
+    PAPER_EMOTIONS,
+    PAPER_SAMPLES,
+    best_rows,
+    holm,
+    latex,
+    markdown,
+    paired_p,
+    read_corpora,
+    result_tables,
+    summarise,
+    to_csv,
+)
+from tests.run_folders import CLASSES, make_run
+
+ROOT = Path(__file__).resolve().parents[1]
+FMAML = Row("fmaml", "emotions", "cnn", "none")
+METASER = Row("metaser", "all", "cnn", "none")
+
+
+def change(folder, name="results.json", **values):
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(content | values))
+
+
+def kinds(remarks):
+    return sorted((remark.kind, Path(remark.subject).name) for remark in remarks)
+
+
+def table_of(runs, name="accuracy_transductive_5shot", emofilm=False):
+    return next(table for table in result_tables(runs, emofilm) if table.name == name)
+
+
+# ---- figures and marks
+
+
+def test_table_by_hand(tmp_path):
+    # Means 65 and 75 of the seeds: 70 over both, standard error 5 with one degree of freedom.
+    make_run(tmp_path / "a", [0.5, 0.6, 0.7, 0.8], seed=0)
+    make_run(tmp_path / "b", [0.6, 0.7, 0.8, 0.9], seed=1)
+    make_run(tmp_path / "c", [0.2, 0.4, 0.2, 0.4], seed=0, method="metaser", support="all")
+    make_run(tmp_path / "d", [0.2, 0.2, 0.2, 0.6], seed=0, target="de")
+    table = table_of(collect([str(tmp_path)])[0])
+    assert table.caption.startswith("Table 2. Accuracy over all classes in 5-shot learning")
+    assert table.header == ("Method", "Italian", "German")
+    # Deviations (-2, -1, 0, 1; -1, 0, 1, 2) / 10: standard error sqrt(0.12 / 7 / 8).
+    pooled = 100 * math.sqrt(0.12 / 56) * stats.t.ppf(0.975, 7)
+    over_seeds = 5 * stats.t.ppf(0.975, 1)
+    assert [[entry.text for entry in row] for row in table.rows] == [
+        [
+            "fmaml",
+            f"70.0 ± {pooled:.1f} (± {over_seeds:.1f})",
+            f"30.0 ± {10 * stats.t.ppf(0.975, 3):.1f}",
+        ],
+        ["metaser", f"30.0 ± {100 * math.sqrt(0.04 / 3 / 4) * stats.t.ppf(0.975, 3):.1f}", ""],
+    ]
+    assert "chance is 14.3" in table.notes[0]
+    assert "12.7 for 2 seeds" in table.notes[0]
+
+
+def test_intervals_are_scipys(tmp_path):
+    rng = np.random.default_rng(0)
+    shares = rng.uniform(0.3, 0.6, (3, 20))
+    for seed, episodes in enumerate(shares):
+        make_run(tmp_path / str(seed), episodes, seed=seed)
+    runs, _ = collect([str(tmp_path)])
+    for figure, shift in (("accuracy", 0), ("emotion_accuracy", -0.1), ("uar", 0)):
+        cell = summarise(runs, "transductive", figure)
+        low, high = stats.t.interval(
+            0.95, 59, np.mean(shares) + shift, stats.sem(shares, axis=None)
+        )
+        assert cell.mean == pytest.approx(50 * (low + high), abs=1e-3)
+        assert cell.over_episodes == pytest.approx(50 * (high - low), abs=1e-3)
+        means = shares.mean(axis=1)
+        low, high = stats.t.interval(0.95, 2, np.mean(means), stats.sem(means))
+        assert cell.over_seeds == pytest.approx(50 * (high - low), abs=1e-3)
+        assert (cell.seeds, cell.episodes) == (3, 20)
+
+
+def test_holm_by_hand():
+    # 0.01 * 3, 0.02 * 2, and 0.03 * 1 raised to the one before it.
+    np.testing.assert_allclose(holm([0.03, 0.01, 0.02]), [0.04, 0.03, 0.04])
+    np.testing.assert_allclose(holm([0.6, 0.7]), [1, 1])
+
+
+def column(tmp_path, **shares):
+    """Runs of one cell by method, of given accuracies."""
+    for name, episodes in shares.items():
+        for seed, of_seed in enumerate(np.atleast_2d(episodes)):
+            make_run(tmp_path / f"{name}{seed}", of_seed, method=name, seed=seed)
+    by_row = {}
+    for run in collect([str(tmp_path)])[0]:
+        by_row.setdefault(run.row, []).append(run)
+    return by_row
+
+
+def test_best_is_marked_where_the_pairs_say_so(tmp_path):
+    # Episodes differ by 30 points, so that the intervals overlap; the pairs differ by 2 ± 1.
+    rng = np.random.default_rng(1)
+    hard = rng.uniform(0.3, 0.6, (2, 30))
+    runs = column(tmp_path, fmaml=hard + 0.02 + rng.normal(0, 0.01, hard.shape), anil=hard)
+    ours, rival = runs.values()
+    assert ours[0].row == FMAML
+    assert best_rows(runs, "transductive", "accuracy") == {FMAML}
+    a, b = (
+        np.concatenate([run.results["transductive"]["by_episode"]["accuracy"] for run in side])
+        for side in (ours, rival)
+    )
+    p = paired_p(ours, rival, "transductive", "accuracy")
+    assert p == pytest.approx(stats.ttest_1samp(a - b, 0).pvalue)
+    assert paired_p(rival, ours, "transductive", "accuracy") == 1.0
+    table = table_of(ours + rival)
+    assert [row[1].best for row in table.rows] == [True, False]
+    assert table.notes[1].startswith("Bold beats every other method")
+
+
+def test_best_is_not_marked_on_noise(tmp_path):
+    rng = np.random.default_rng(2)
+    hard = rng.uniform(0.3, 0.6, 30)
+    noise = rng.normal(0, 0.05, 30)
+    runs = column(tmp_path, fmaml=hard + 0.002 + noise - noise.mean(), anil=hard, boil=hard - 0.1)
+    assert best_rows(runs, "transductive", "accuracy") == set()
+    table = table_of([run for side in runs.values() for run in side])
+    assert table.notes[1].startswith("No cell is bold")
+
+
+def test_holm_decides_between_one_rival_and_many(tmp_path):
+    # p is 0.02 against each rival: enough alone, not against three.
+    deviation = stats.zscore(np.random.default_rng(3).normal(size=20), ddof=1)
+    gain = (stats.t.isf(0.01, 19) / math.sqrt(20) + deviation) / 100
+    runs = column(tmp_path, fmaml=0.5 + gain, anil=[0.5] * 20, boil=[0.5] * 20, reptile=[0.5] * 20)
+    assert best_rows(runs, "transductive", "accuracy") == set()
+    two = dict(list(runs.items())[:2])
+    assert paired_p(*two.values(), "transductive", "accuracy") == pytest.approx(0.02)
+    assert best_rows(two, "transductive", "accuracy") == {FMAML}
+
+
+def test_other_episodes_are_never_compared(tmp_path):
+    make_run(tmp_path / "a", [0.8, 0.81, 0.8, 0.82])
+    make_run(tmp_path / "b", [0.1, 0.12, 0.1, 0.1], leak_guard="speaker")
+    make_run(tmp_path / "c", [0.1, 0.12, 0.1, 0.1], method="anil", seed=1)
+    runs, _ = collect([str(tmp_path)])
+    by_row = {run.row: [run] for run in runs}
+    assert best_rows(by_row, "transductive", "accuracy") == set()
+    assert [row[0].text for row in table_of(runs).rows] == [
+        "fmaml",
+        "fmaml, leak guard speaker",
+        "anil",
+    ]
+
+
+def test_rows_are_named_by_their_variant_and_signed(tmp_path):
+    for i, (method, support, network) in enumerate(
+        [
+            ("meta_sgd", "all", "cnn"),
+            ("meta_sgd", "emotions", "cnn"),
+            ("supervised", "all", "cnn_lstm"),
+            ("supervised", "emotions", "cnn"),
+        ]
+    ):
+        make_run(tmp_path / str(i), method=method, support=support, network=network)
+    table = table_of(collect([str(tmp_path)])[0])
+    assert [(row[0].text, row[0].signs) for row in table.rows] == [
+        ("meta_sgd", ""),
+        ("meta_sgd (support all)", "†"),
+        ("supervised (cnn_lstm)", "†"),
+        ("supervised (support emotions)", "‡"),
+    ]
+    assert [note[0] for note in table.notes[-2:]] == ["†", "‡"]
+
+
+def test_formats_have_the_same_figures(tmp_path):
+    rng = np.random.default_rng(0)
+    for method, support, gain in (("fmaml", "emotions", 0.1), ("meta_sgd", "all", 0)):
+        for target, seeds in (("it", (0, 1)), ("de", (0,))):
+            for seed in seeds:
+                make_run(
+                    tmp_path / f"{method}{target}{seed}",
+                    np.clip(rng.normal(0.5 + gain, 0.01, 10), 0, 1),
+                    **{"method": method, "support": support, "target": target, "seed": seed},
+                )
+    table = table_of(collect([str(tmp_path)])[0])
+    of_csv = {}
+    for line in csv.DictReader(io.StringIO(to_csv(table))):
+        text = f"{float(line['mean']):.1f} ± {float(line['ci95_over_episodes']):.1f}"
+        if line["ci95_over_seeds"]:
+            text += f" (± {float(line['ci95_over_seeds']):.1f})"
+        of_csv[line["method"], line["target"]] = (text, line["best"] == "1")
+    assert len(of_csv) == 4
+    assert {marked for _, marked in of_csv.values()} == {True, False}
+
+    def parse(lines, split, bold, plain):
+        found = {}
+        for line in lines:
+            name, *cells = (cell.strip() for cell in split(line))
+            for target, cell in zip(("it", "de"), cells, strict=True):
+                match = re.fullmatch(bold, cell)
+                found[plain(name), target] = (plain(match[1] if match else cell), bool(match))
+        return found
+
+    of_markdown = parse(
+        [line for line in markdown(table).splitlines() if line.startswith(("| fmaml", "| meta"))],
+        lambda line: line.strip("|").split("|"),
+        r"\*\*(.*)\*\*",
+        lambda text: text.replace("\\", "").replace(" (support all)†", ""),
+    )
+    of_latex = parse(
+        [line for line in latex(table).splitlines() if line.startswith(("fmaml", "meta"))],
+        lambda line: line.removesuffix("\\\\").split("&"),
+        r"\\textbf\{(.*)\}",
+        lambda text: (
+            text.replace("$\\pm$", "±")
+            .replace("\\_", "_")
+            .replace(" (support all)\\textsuperscript{\\dag{}}", "")
+        ),
+    )
+    assert of_markdown == of_csv
+    assert of_latex == of_csv
+
+
+def test_latex_is_balanced_and_escaped(tmp_path):
+    make_run(tmp_path / "a", method="meta_sgd", support="all")
+    text = latex(table_of(collect([str(tmp_path)])[0]))
+    bare = text.replace("\\%", "").replace("\\_", "")
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+    assert re.findall(r"\\begin\{(\w+)\}", text) == re.findall(r"\\end\{(\w+)\}", text)[::-1]
+    assert "%" not in bare
+    assert "_" not in re.sub(r"\\label\{.*\}", "", bare)
+    assert text.isascii()
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)[1]
+    rows = [line for line in text.splitlines() if line.endswith("\\\\")]
+    assert {line.count("&") + 1 for line in rows} == {len(columns)}
+
+
+# ---- which runs
+
+
+def test_run_folders_are_found_at_any_depth_and_once(tmp_path):
+    make_run(tmp_path / "grid" / "a")
+    make_run(tmp_path / "grid" / "deep" / "b", seed=1)
+    (tmp_path / "old.json").write_text("{}")  # no run folder: an older schema's lone file
+    runs, remarks = collect([str(tmp_path), str(tmp_path / "grid" / "a")])
+    assert [Path(run.path).name for run in runs] == ["a", "b"]
+    assert remarks == []
+
+
+def test_seeds_of_one_program(tmp_path):
+    folder = make_run(tmp_path / "a", seed=3)
+    description = json.loads((folder / "config.json").read_text())
+    description["config"]["seeds_at_once"] = 3
+    change(folder, "config.json", **description)
+    for seed in (3, 4):
+        (folder / f"seed{seed}").mkdir()
+        shutil.copy(folder / "results.json", folder / f"seed{seed}")
+        change(folder / f"seed{seed}", seed=seed, query_hash=str(seed))
+    (folder / "results.json").unlink()
+    runs, remarks = collect([str(tmp_path)])
+    assert [run.seed for run in runs] == [3, 4]
+    assert kinds(remarks) == [("unfinished", "seed5")]
+
+
+def test_damaged_unfinished_and_duplicate_runs_are_named(tmp_path):
+    good = make_run(tmp_path / "a")
+    (make_run(tmp_path / "unfinished") / "results.json").unlink()
+    (make_run(tmp_path / "cut") / "results.json").write_text('{"method": "fm')
+    (make_run(tmp_path / "cut_config") / "config.json").write_text("[]")
+    (make_run(tmp_path / "lone") / "config.json").unlink()
+    change(make_run(tmp_path / "moved"), shots=10)
+    older = make_run(tmp_path / "older")
+    old = json.loads((older / "results.json").read_text())["transductive"]
+    del old["by_episode"]
+    change(older, transductive=old)
+    short = make_run(tmp_path / "short")
+    cut = json.loads((short / "results.json").read_text())["inductive"]
+    cut["by_episode"]["uar"].pop()
+    change(short, inductive=cut)
+    change(make_run(tmp_path / "twin"), chance=0.2)
+    runs, remarks = collect([str(tmp_path)])
+    assert [run.path for run in runs] == [str(good)]
+    assert kinds(remarks) == [
+        ("damaged", "cut"),
+        ("damaged", "cut_config"),
+        ("damaged", "lone"),
+        ("damaged", "moved"),
+        ("damaged", "older"),
+        ("damaged", "short"),
+        ("duplicate", "twin"),
+        ("unfinished", "unfinished"),
+    ]
+    reasons = {Path(remark.subject).name: remark.reason for remark in remarks}
+    assert "shots 10 where config.json says 5" in reasons["moved"]
+    assert "'by_episode'" in reasons["older"]
+    assert "inductive uar" in reasons["short"]
+    assert "other figures" in reasons["twin"]
+
+
+@pytest.mark.parametrize(
+    ("odd", "difference"),
+    [
+        ({"hashes": {"data/emovo.npz": "decaf"}}, "the data's hashes"),
+        ({"accuracy": (0.5, 0.6, 0.7)}, "episodes"),
+        ({"test_query_per_class": 10}, "test_query_per_class"),
+        ({"query_hash": "other"}, "the test's query clips"),
+        ({"inner_lr": 0.3}, "inner_lr"),
+    ],
+)
+def test_mismatched_runs_are_left_out_and_named(tmp_path, odd, difference):
+    method = "anil" if "query_hash" in odd else "fmaml"
+    make_run(tmp_path / "a", seed=0)
+    make_run(tmp_path / "b", seed=1)
+    make_run(tmp_path / "d", method="boil", seed=1)
+    make_run(tmp_path / "odd", **{"seed": 1 if "query_hash" in odd else 2, "method": method} | odd)
+    runs, remarks = collect([str(tmp_path)])
+    assert [Path(run.path).name for run in runs] == ["a", "b", "d"]
+    (named,) = (remark for remark in remarks if remark.kind != "missing")
+    assert (named.kind, Path(named.subject).name) == ("mismatched", "odd")
+    assert difference in named.reason
+
+
+def test_other_feature_configuration_and_emotions_are_mismatched(tmp_path):
+    make_run(tmp_path / "a", seed=0)
+    make_run(tmp_path / "b", seed=1)
+    change(make_run(tmp_path / "c", seed=2), "config.json", feature_config={"coefficients": 13})
+    classes = ("fear", *(name for name in CLASSES if name != "fear"))
+    swapped = make_run(tmp_path / "d", seed=3, emotions=classes[:5])
+    results = json.loads((swapped / "results.json").read_text())
+    for mode in ("transductive", "inductive"):
+        results[mode]["recall"] = {name: results[mode]["recall"][name] for name in classes}
+    change(swapped, **results | {"classes": classes})
+    runs, remarks = collect([str(tmp_path)])
+    assert [run.seed for run in runs] == [0, 1]
+    assert kinds(remarks) == [("mismatched", "c"), ("mismatched", "d")]
+
+
+def test_a_tie_ends_with_a_sentence(tmp_path):
+    make_run(tmp_path / "a", inner_lr=0.1)
+    make_run(tmp_path / "b", inner_lr=0.3)
+    with pytest.raises(UserError, match="differ in inner_lr, and neither kind has more runs"):
+        collect([str(tmp_path)])
+    make_run(tmp_path / "c", inner_lr=0.3, target="de")  # the method's other cells decide
+    runs, remarks = collect([str(tmp_path)])
+    assert {run.config["inner_lr"] for run in runs} == {0.3}
+    assert kinds(remarks) == [("mismatched", "a")]
+
+
+def test_cells_may_be_trained_otherwise_but_that_is_said(tmp_path):
+    make_run(tmp_path / "a", meta_steps=200)
+    make_run(tmp_path / "b", meta_steps=100, shots=10)
+    runs, remarks = collect([str(tmp_path)])
+    assert len(runs) == 2
+    (remark,) = remarks
+    assert remark == (
+        "trained otherwise",
+        "fmaml",
+        "meta_steps is 200 in it 5-shot; 100 in it 10-shot",
+    )
+
+
+def test_holes_are_named(tmp_path):
+    for seed in (0, 1):
+        make_run(tmp_path / f"a{seed}", seed=seed)
+    make_run(tmp_path / "b", shots=10)
+    make_run(tmp_path / "c", target="de", shots=10)
+    make_run(tmp_path / "d", method="anil")
+    _, remarks = collect([str(tmp_path)])
+    assert remarks == [("missing", "anil", "no run of seed 1 of 5-shot it; 10-shot de, it")]
+
+
+# ---- the data, and the paper's numbers
+
+
+def save_emofilm(path, samples, corpus="emofilm"):
+    """Clips of the paper's emotions in numbers as given by language, of one number each."""
+    languages = np.repeat(list(samples), list(samples.values()))
+    labels = np.resize(PAPER_EMOTIONS, len(languages))
+    count = len(languages)
+    dataset = Dataset(
+        corpus=corpus,
+        feature_config={"coefficients": 1},
+        features=np.arange(count, dtype=np.float32).reshape(-1, 1, 1),
+        labels=labels,
+        languages=languages,
+        speakers=np.repeat("", count),
+        scenes=np.repeat("", count),
+        names=np.array([f"{i:04d}" for i in range(count)]),
+        seconds=np.ones(count, np.float32),
+    )
+    return {str(path): save(path, dataset)}
+
+
+@pytest.fixture
+def emofilm_report(tmp_path):
+    """Makes a report of an F-MAML run on such clips; its tables folder."""
+
+    def make(samples, corpus="emofilm"):
+        hashes = save_emofilm(tmp_path / "x.npz", samples, corpus)
+        for shots in (5, 10):
+            make_run(
+                tmp_path / "runs" / str(shots),
+                target="es",
+                shots=shots,
+                hashes=hashes,
+                data=tuple(hashes),
+            )
+        remarks = report([str(tmp_path / "runs")], tmp_path / "out")
+        return tmp_path / "out" / "tables", remarks
+
+    return make
+
+
+def test_papers_numbers_stand_beside_emofilms(emofilm_report):
+    tables, _ = emofilm_report(PAPER_SAMPLES)
+    text = (tables / "accuracy_inductive_5shot.md").read_text()
+    assert "| Method | Spanish | Spanish, paper |" in text
+    assert re.search(r"\| fmaml \| 63.0 ± \d+.\d \| 69.13 \|", text)
+    assert "metaser" not in text  # blank in our copy
+    assert "bold" not in text.lower()  # nothing to compare with
+    text = (tables / "accuracy_transductive_10shot.md").read_text()
+    assert "| metaser† |  | 70.13 |" in text
+    assert "| supervised (cnn\\_lstm)† |  | 32.54 |" in text
+    assert "paper" not in (tables / "uar_inductive_5shot.md").read_text()
+    assert "paper" not in (tables / "emotion_accuracy_inductive_5shot.md").read_text()
+    assert (tables / "data.csv").read_text().splitlines() == [
+        "language,corpora,samples,anger,disgust,fear,happiness,sadness,neutral,silence",
+        "en,emofilm,341,69,68,68,68,68,0,0",
+        "es,emofilm,356,71,72,71,71,71,0,0",
+        "it,emofilm,410,82,82,82,82,82,0,0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("samples", "corpus"),
+    [(PAPER_SAMPLES, "emovo"), (dict.fromkeys(PAPER_SAMPLES, 200), "emofilm")],
+)
+def test_papers_numbers_stand_nowhere_else(emofilm_report, samples, corpus):
+    tables, remarks = emofilm_report(samples, corpus)  # 200: the demo's synthetic speech
+    assert "69.13" not in "".join(path.read_text() for path in tables.iterdir())
+    assert (("left out", "the paper's numbers") in [r[:2] for r in remarks]) == (
+        corpus == "emofilm"
+    )
+
+
+def test_data_that_changed_are_not_counted(tmp_path):
+    hashes = save_emofilm(tmp_path / "x.npz", {"it": 10})
+    make_run(tmp_path / "a", hashes=dict.fromkeys(hashes, "0"), data=tuple(hashes))
+    corpora, reason = read_corpora(collect([str(tmp_path)])[0])
+    assert corpora == []
+    assert "hold other clips by now" in reason
+    (tmp_path / "x.npz").unlink()
+    assert "does not exist" in read_corpora(collect([str(tmp_path)])[0])[1]
+
+
+# ---- the folder and the page
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A report of two methods, two languages, two shots and some bad runs; its folder."""
+    folder = tmp_path_factory.mktemp("report")
+    for method, support in (("fmaml", "emotions"), ("metaser", "all")):
+        for target in ("it", "de"):
+            for shots in (5, 10):
+                make_run(
+                    folder / "runs" / f"{target}_{shots}shot_{method}",
+                    **{"method": method, "support": support, "target": target, "shots": shots},
+                )
+    (make_run(folder / "runs" / "bad <&>") / "results.json").write_text("{")
+    report([str(folder / "runs")], folder / "out")
+    return folder / "out"
+
+
+def test_folder_is_complete_and_the_same_again(made, tmp_path):
+    names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
+    figures = ("figure3", "accuracy_by_shots", "accuracy_by_inner_step", "confusion", "recall")
+    assert names == {
+        "report.html",
+        "tables.md",
+        *(f"figures/{name}.{kind}" for name in (*figures, "embedding") for kind in ("png", "svg")),
+        *(
+            f"tables/{figure}_{mode}_{shots}shot.{kind}"
+            for figure in ("accuracy", "emotion_accuracy", "uar")
+            for mode in ("transductive", "inductive")
+            for shots in (5, 10)
+            for kind in ("md", "csv", "tex")
+        ),
+    }
+    report([str(made.parent / "runs")], tmp_path / "again")
+    for name in names:
+        assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes(), name
+
+
+def test_figures_hold_their_figures_as_text(made):
+    svg = (made / "figures" / "recall.svg").read_text()
+    runs, _ = collect([str(made.parent / "runs")])
+    recall = next(
+        run.results["transductive"]["recall"]
+        for run in runs
+        if (run.row, run.target, run.shots) == (METASER, "de", 5)
+    )
+    shown = re.findall(r">(\d+)</text>", svg)
+    assert len(shown) == 2 * 2 * 7
+    assert {f"{100 * share:.0f}" for share in recall.values()} <= set(shown)
+    svg = (made / "figures" / "figure3.svg").read_text()
+    for text in ("Italian", "German", "fmaml, training tasks", "metaser, held-out speakers"):
+        assert f">{text}</text>" in svg
+
+
+def test_figures_that_cannot_be_drawn_are_named(tmp_path):
+    change(
+        make_run(tmp_path / "a" / "b", method="functionals", support="all"),
+        curve=None,
+        embedding=None,
+    )
+    remarks = report([str(tmp_path / "a")], tmp_path / "out")
+    left_out = {subject for kind, subject, _ in remarks if kind == "left out"}
+    assert {"figure figure3", "figure accuracy_by_shots", "figure embedding"} < left_out
+    assert not (tmp_path / "out" / "figures" / "figure3.svg").exists()
+
+
+CHECK = """<script>addEventListener("load", () => {
+  document.title = JSON.stringify({
+    tables: [...document.querySelectorAll("table")].map(t => [t.id, t.tBodies[0].rows.length]),
+    images: [...document.images].map(i => [i.naturalWidth, i.naturalHeight]),
+    fetched: performance.getEntriesByType("resource").map(e => e.name),
+    wide: document.documentElement.scrollWidth - innerWidth,
+  });
+});</script>"""
+
+
+@pytest.mark.parametrize("width", [1280, 500])
+def test_page_in_chromium(made, tmp_path, width):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not browser:
+        pytest.skip("no Chromium; install Debian's package chromium")
+    text = (made / "report.html").read_text()
+    assert not re.search(r"<script|@import|url\(|(src|href)\s*=\s*[\"']?\s*(https?:|//)", text)
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</body>", CHECK + "</body>"))
+    done = subprocess.run(
+        [
+            *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--disable-sync", "--enable-logging=stderr"),
+            *("--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"),
+            *("--virtual-time-budget=10000", f"--window-size={width},900", "--dump-dom"),
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "CONSOLE" not in done.stderr
+    found = json.loads(re.search(r"<title>(.*)</title>", done.stdout)[1])
+    tables = dict(found["tables"])
+    assert tables["accuracy_transductive_5shot"] == 2
+    assert tables["runs"] == 8
+    assert len(tables) == 12 + 2
+    assert len(found["images"]) == 6
+    assert all(min(size) > 100 for size in found["images"])
+    assert all(name.startswith("data:") for name in found["fetched"])
+    assert found["wide"] <= 0
+    assert "bad &lt;&amp;&gt;" in done.stdout
+
+
+def command(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "fmaml_jax.report", *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def test_command_takes_flags_anywhere_and_replaces_an_earlier_report(tmp_path):
+    make_run(tmp_path / "run", seed=4)
+    out = tmp_path / "new" / "out"
+    (out / "tables").mkdir(parents=True)
+    (out / "report.html").write_text("an earlier one")
+    (out / "tables" / "stale.md").write_text("")
+    done = command(f"--out={out}", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "1 runs" in done.stdout
+    assert "left out: figure figure3" in done.stdout
+    assert not (out / "tables" / "stale.md").exists()
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("arguments", [("nowhere", "--out=x"), ("--out=x",), (".",)])
+def test_a_bad_command_line_is_one_sentence(tmp_path, arguments):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not (ROOT / "x").exists()
+
+
+def test_nothing_to_report_and_a_folder_of_other_files_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no run folder is in"):
+        report([str(tmp_path / "empty")], tmp_path / "out")
+    (make_run(tmp_path / "runs" / "a") / "results.json").unlink()
+    with pytest.raises(UserError, match=r"no run can be reported: .*a is unfinished"):
+        report([str(tmp_path / "runs")], tmp_path / "out")
+    run = make_run(tmp_path / "b")
+    with pytest.raises(UserError, match="holds other files"):
+        report([str(run)], run)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="holds other files"):
+        report([str(run)], tmp_path / "file")
+    with pytest.raises(UserError, match=r"cannot (use|write) --out"):
+        report([str(run)], tmp_path / "file" / "below")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "empty", "file", "runs"]
