@@ -22,8 +22,8 @@ from fmaml_jax.report.tables import LANGUAGES, language_order, summarise
 COLOURS = [matplotlib.color_sequences["okabe_ito"][i] for i in (5, 6, 3, 1, 7, 2, 0)]
 MARKERS = "osD^vPX*<>dph"
 LINES = ("-", "--", "-.", ":")
-MODE = "transductive"
-"""The batch norm of figures that show one mode: the paper's authors'."""
+MODE = "inductive"
+"""The batch norm of figures that show one mode: a prediction does not depend on its neighbours."""
 
 FMAML, METASER = Row("fmaml", "emotions", "cnn", "none"), Row("metaser", "all", "cnn", "none")
 
@@ -204,14 +204,15 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[plt.Figure | None, str]:
         2, len(targets), figsize=(3.6 * len(targets) + 0.6, 7), sharex=True, sharey=True
     )
     styles = _styles(grid)
-    for panels, mode in zip(axes, BATCH_NORM_MODES, strict=True):
-        panels[0].set_ylabel(f"accuracy in %, {mode}")
+    shown = {"accuracy": "accuracy, all classes (%)", "emotion_accuracy": "emotions alone (%)"}
+    for panels, (quantity, label) in zip(axes, shown.items(), strict=True):
+        panels[0].set_ylabel(label)
         for axis, target in zip(panels, targets, strict=True):
             for i, row in enumerate(rows):
                 found = [k for k in grid.shots if (row, target, k) in grid.cells]
                 if len(found) < 2:
                     continue
-                cells = [summarise(grid.cells[row, target, k], mode, "accuracy") for k in found]
+                cells = [summarise(grid.cells[row, target, k], MODE, quantity) for k in found]
                 # Beside each other, so that intervals can be read.
                 places = [grid.shots.index(k) + 0.05 * (i - (len(rows) - 1) / 2) for k in found]
                 axis.errorbar(
@@ -227,16 +228,20 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[plt.Figure | None, str]:
         axis.set_title(_language(target))
     for axis in axes[1]:
         axis.set_xlabel("shots")
-    _chance(grid, axes)
+    emotions = next(iter(grid.cells.values()))[0].results["ways"]
+    _chance(grid, axes[:1])
+    _chance(grid, axes[1:], 100 / emotions)
     _legend(figure, axes, min(4, 2 * len(targets)))
     return figure, (
-        "Accuracy over all classes by shots, of methods that were run with several; bars are the "
-        "95% interval over episodes. Upper row: transductive batch norm; lower row: inductive."
+        "Accuracy by shots, of methods that were run with several; bars are the 95% interval over "
+        f"episodes. Upper row: over all classes; lower row: emotions alone, decided among the "
+        f"{emotions} emotions. {MODE.capitalize()} batch norm."
     )
 
 
-def _chance(grid: _Grid, axes: np.ndarray) -> None:
-    chance = 100 * next(iter(grid.cells.values()))[0].results["chance"]
+def _chance(grid: _Grid, axes: np.ndarray, chance: float | None = None) -> None:
+    """Marks chance, of all classes where no other is given (in %)."""
+    chance = chance or 100 * next(iter(grid.cells.values()))[0].results["chance"]
     for axis in axes.flat:
         axis.axhline(chance, color="grey", linestyle=":", linewidth=1)
     axes[0, 0].text(
