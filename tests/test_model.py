@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax import enable_x64
 
-from fmaml_jax.config import NETWORKS, Config
+from fmaml_jax.config import BATCH_NORM_MODES, NETWORKS, Config
 from fmaml_jax.convolution import patches_conv, reference_conv
+from fmaml_jax.evaluate import predict
 from fmaml_jax.learners import METHODS
 from fmaml_jax.maml import Task, adapt, cross_entropy, meta_gradient
 from fmaml_jax.model import BLOCKS, HEAD, make_model, pool_time
@@ -146,8 +147,8 @@ def test_every_method_takes_the_lstm(method):
     task = Task(clips, labels, clips, labels)
     # Traced, which takes no compilation.
     params = jax.eval_shape(learner.init, jax.random.key(0))
-    logits = jax.eval_shape(partial(learner.predict, batch_norm="inductive"), params, task)
-    assert logits.shape[1:] == (4, 2)
+    logits = jax.eval_shape(partial(predict, learner, modes=BATCH_NORM_MODES), params, task)
+    assert (logits.shape[0], *logits.shape[2:]) == (2, 4, 2)
     if learner.loss:
         gradient, _ = jax.eval_shape(jax.grad(learner.loss, has_aux=True), params, task)
         assert jax.tree.structure(gradient) == jax.tree.structure(params)

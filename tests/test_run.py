@@ -341,7 +341,7 @@ def test_leak_guard_keeps_speakers_apart_in_test_and_validation(method, config, 
         return note
 
     speakers = load_clips(config.data).speakers
-    monkeypatch.setattr(evaluate_module, "sample", noting(evaluate_module.sample))
+    monkeypatch.setattr(run_module, "sample", noting(run_module.sample))
     monkeypatch.setattr(evaluate_module, "sample_seeds", noting(evaluate_module.sample_seeds))
     config = replace(config, method=method, meta_steps=8)
     for guard in ("none", "speaker"):
