@@ -62,3 +62,18 @@ def test_summary_has_every_figure(predictions):
     assert summary["uar"] == summary["accuracy"]  # queries are balanced
     assert summary["recall"] == {"a": 0.5, "b": 0.5, "c": 0.5, "neutral": 1.0}
     assert summary["by_inner_step"]["accuracy"] == pytest.approx([1 / 4, 5 / 8])
+    assert summary["by_episode"]["accuracy"] == pytest.approx([3 / 4, 2 / 4])
+    assert summary["by_episode"]["emotion_accuracy"] == pytest.approx([2 / 3, 2 / 3], abs=1e-6)
+    assert summary["by_episode"]["uar"] == pytest.approx([3 / 4, 2 / 4])
+
+
+def test_embedding_keeps_the_distances_of_a_plane_and_leaves_out_unknown_classes():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(9, 2)) @ rng.normal(size=(2, 4)) + rng.normal(size=(9, 1))
+    softmax_alike = logits - logits.mean(axis=1, keepdims=True)
+    points = np.array(evaluate.embed(np.insert(logits, 1, evaluate.UNKNOWN, axis=1)))
+    assert points.shape == (9, 2)
+    distance = np.linalg.norm(softmax_alike[:, None] - softmax_alike, axis=-1)
+    np.testing.assert_allclose(
+        np.linalg.norm(points[:, None] - points, axis=-1), distance, atol=2e-3
+    )

@@ -25,6 +25,7 @@ from fmaml_jax.data import load_clips
 from fmaml_jax.learners import METHODS
 from fmaml_jax.model import HEAD, Model
 from fmaml_jax.run import run
+from fmaml_jax.run_folder import write_json
 from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
 from tests.corpus import EMOTIONS, save_corpora
 
@@ -468,3 +469,48 @@ def test_exit_codes(config, change, code, sentence):
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_queries_are_the_same_for_every_method_and_shots_and_others_for_every_seed(config):
+    def query_hash(name, **changes):
+        folder = str(Path(config.run_dir) / name)
+        [results] = run(replace(config, run_dir=folder, **changes))
+        return results["query_hash"]
+
+    first = query_hash("a", method="functionals", shots=2)
+    assert query_hash("b", method="functionals_pooled", shots=3) == first
+    assert query_hash("c", method="functionals", shots=2, seed=1) != first
+
+
+def test_setting_that_is_newer_than_the_run_folder_had_its_default(config, capsys):
+    config = replace(config, method="functionals")
+    run(config)
+    record = Path(config.run_dir) / "config.json"
+    content = json.loads(record.read_text())
+    del content["config"]["leak_guard"]
+    record.write_text(json.dumps(content))
+    run(config)
+    assert "is finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match="leak_guard was none, now speaker"):
+        run(replace(config, leak_guard="speaker"))
+
+
+def test_learning_curve_is_of_window_means(tmp_path):
+    assert train_module.learning_curve(tmp_path) is None
+    lines = [{"step": i + 1, "loss": float(i), "accuracy": i / 100} for i in range(100)]
+    lines.insert(50, {"step": 50, "val_loss": 2.0, "val_accuracy": 0.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    curve = train_module.learning_curve(tmp_path)
+    assert curve["step"] == [2 * i + 1.5 for i in range(50)]
+    assert curve["loss"] == [2 * i + 0.5 for i in range(50)]
+    assert curve["val_step"] == [50]
+    assert curve["val_accuracy"] == [0.5]
+
+
+def test_json_is_read_back_as_it_was_and_lists_of_numbers_are_one_line(tmp_path):
+    content = {"a": [1, -2.5e-07, 3], "b": [[0.5, 1], [2, 3]], "c": ["x", "[1,\n 2]"], "d": []}
+    write_json(tmp_path / "a.json", content)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == content
+    assert '"a": [1, -2.5e-07, 3],' in text
+    assert "    [0.5, 1]," in text
