@@ -17,6 +17,7 @@ from scipy import stats
 from data_prep.console import UserError
 from data_prep.dataset import Dataset, save
 from fmaml_jax.report.__main__ import report
+from fmaml_jax.report.figures import MODE
 from fmaml_jax.report.runs import Row, collect
 from fmaml_jax.report.tables import (
     PAPER_EMOTIONS,
@@ -514,7 +515,7 @@ def test_figures_hold_their_figures_as_text(made):
     svg = (made / "figures" / "recall.svg").read_text()
     runs, _ = collect([str(made.parent / "runs")])
     recall = next(
-        run.results["transductive"]["recall"]
+        run.results[MODE]["recall"]
         for run in runs
         if (run.row, run.target, run.shots) == (METASER, "de", 5)
     )
