@@ -62,9 +62,7 @@ def report(paths: list[str], out: Path) -> list[Remark]:
         files[f"figures/{picture.name}.svg"] = picture.svg
     write_folder(out, files)
     kinds = Counter(remark.kind for remark in remarks)
-    print(
-        f"{out}/report.html: {len(found)} run{'s' * (len(found) > 1)}, {len(made)} tables, {len(pictures)} figures"
-    )
+    print(f"{out}/report.html: {len(found)} runs, {len(made)} tables, {len(pictures)} figures")
     for remark in remarks:
         print(f"{remark.kind}: {remark.subject}: {remark.reason}")
     if kinds:
