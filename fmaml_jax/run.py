@@ -137,7 +137,6 @@ def _train_and_evaluate(
         results.append(
             {
                 "method": config.method,
-                "network": config.network if method.network else None,
                 "support": support,
                 "knows_fixed_classes": support == "all" or method.uses_sources,
                 "target": config.target,

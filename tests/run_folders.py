@@ -68,7 +68,7 @@ def make_run(
     labels = np.repeat(np.arange(7), 10)
     points = rng.normal(size=(70, 2)) + 4 * np.stack([np.cos(labels), np.sin(labels)], -1)
     results = {
-        **{"method": method, "support": support, "network": network, "leak_guard": leak_guard},
+        **{"method": method, "support": support, "leak_guard": leak_guard},
         "knows_fixed_classes": method != "supervised" or support == "all",
         **{"target": target, "shots": shots, "ways": 5, "fixed": 2, "seed": seed},
         **{"classes": list(CLASSES), "episodes": len(accuracy), "chance": 0.142857},

@@ -102,7 +102,7 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     [results] = run(config)
     folder = Path(config.run_dir)
     assert json.loads((folder / "results.json").read_text()) == results
-    assert (results["method"], results["network"]) == ("fmaml", "cnn")
+    assert results["method"] == "fmaml"
     assert (results["target"], results["shots"], results["seed"]) == ("cc", 3, 3)
     assert (results["ways"], results["fixed"], results["episodes"]) == (3, 2, 20)
     assert results["query_per_class"] == 6
