@@ -262,7 +262,11 @@ def _melody(pitch: Float[np.ndarray, " voiced"]) -> Float[np.ndarray, " statisti
     octave_step = 0.3
     steps = np.diff(pitch)
     steps = _or_zeros(steps[np.abs(steps) < octave_step])
-    course = np.polynomial.legendre.legfit(np.linspace(-1, 1, len(pitch)), pitch, 2)
+    course = np.zeros(3)  # level, slope and curve, as far as there are frames to tell them from
+    degree = min(len(course), len(pitch)) - 1
+    course[: degree + 1] = np.polynomial.legendre.legfit(
+        np.linspace(-1, 1, len(pitch)), pitch, degree
+    )
     return np.concatenate(
         [
             np.stack(_moments(pitch)),
