@@ -1,6 +1,6 @@
 """Samples of one clip -> one vector that describes how it was spoken.
 
-Where the MFCC matrix of `features` leaves everything to the network, this is what phonetics would
+Where the matrix of `mfcc` leaves everything to the network, this is what phonetics would
 measure: spectral envelope, level, pitch, voice quality and rhythm, each by statistics over time,
 so that neither the length of a clip nor the place of a word in it matters. The choice of tracks is
 that of eGeMAPS (Eyben et al. 2016, table 1) widened by the mel spectrum; the code is not.

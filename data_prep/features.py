@@ -1,63 +1,26 @@
-"""Samples of one clip -> its MFCC matrix.
+"""Samples of one clip -> its features, and the table of the configurations that make them.
 
 The same function serves a whole corpus and a single recording, so that a model is fed what it
 was trained on; a prepared corpus stores the configuration that made it.
 """
 
-import functools
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
-import scipy.fft
 from jaxtyping import Float, Float32
-from python_speech_features.base import get_filterbanks, lifter
-from python_speech_features.sigproc import preemphasis, round_half_up
 
-from data_prep.audio import SAMPLE_RATE
+from data_prep.console import UserError
+from data_prep.descriptors import DescriptorConfig, describe
+from data_prep.mfcc import MfccConfig, mfcc
 
+FeatureConfig = MfccConfig | DescriptorConfig
 
-class FeatureConfig(NamedTuple):
-    """How features are made; plain data, stored in every .npz.
-
-    Attributes:
-        sample_rate: samples per second that `mfcc` expects.
-        clip_seconds: length to which a clip is cropped or zero-padded.
-        align: which part of a long clip is kept, and where a short one lies among the zeros:
-            "centre" or "start".
-        level: root mean square to which the whole clip is scaled; full scale is 1.
-        dither_db: level of the white noise that is added, relative to `level`.
-        frame_seconds, step_seconds: length of an analysis frame and distance between two.
-        fft_size: samples of the Fourier transform of one zero-padded Hamming-windowed frame.
-        mel_filters, low_hz, high_hz: number and range of the triangular mel filters.
-        coefficients: cepstral coefficients kept.
-        pre_emphasis: coefficient of the first-order high-pass, 0 for none.
-        lifter: parameter of the sinusoidal lifter, 0 for none.
-        energy: whether coefficient 0 is replaced by the log of the frame's energy.
-    """
-
-    sample_rate: int = SAMPLE_RATE
-    clip_seconds: float = 3.5
-    align: Literal["centre", "start"] = "centre"
-    level: float = 0.1
-    dither_db: float = -60.0
-    frame_seconds: float = 0.03
-    step_seconds: float = 0.01
-    fft_size: int = 512
-    mel_filters: int = 40
-    low_hz: float = 0.0
-    high_hz: float = 8000.0
-    coefficients: int = 40
-    pre_emphasis: float = 0.97
-    lifter: int = 22
-    energy: bool = True
-
-
-FEATURES = {
+FEATURES: dict[str, FeatureConfig] = {
     # 40 MFCCs of 30 ms frames every 10 ms, clips of 3-4 s; the rest are the library's defaults.
-    "paper": FeatureConfig(),
+    "paper": MfccConfig(),
     # The authors' code differs from their paper: the first second only, and a plain DCT of
     # log-mel energies between 20 and 4000 Hz.
-    "authors_code": FeatureConfig(
+    "authors_code": MfccConfig(
         clip_seconds=1.0,
         align="start",
         low_hz=20.0,
@@ -66,79 +29,46 @@ FEATURES = {
         lifter=0,
         energy=False,
     ),
+    # Not the paper's: one vector of statistics over time for a whole clip.
+    "descriptors": DescriptorConfig(),
 }
 """The named configurations of `data_prep.prepare --features`."""
 
 
-def mfcc(
+def extract(
     samples: Float[np.ndarray, " samples"], config: FeatureConfig
 ) -> Float32[np.ndarray, "frames coeffs"]:
-    """Mel-frequency cepstral coefficients of one clip, those of python_speech_features.
+    """Features of one clip, of the kind that `config` is.
 
     Args:
         samples: mono audio at `config.sample_rate`, finite and not all zero, of any length.
-        config: see `FeatureConfig`.
+        config: see `MfccConfig` and `DescriptorConfig`.
 
     Returns:
-        A matrix whose shape depends on `config` alone: [348, 40] for 3.5 s of "paper".
+        A matrix whose shape depends on `config` alone; of descriptors, of one frame.
     """
-    clip = _fit(
-        _scale(samples, config.level), round(config.clip_seconds * config.sample_rate), config.align
-    )
-    # Digital silence, padding above all, has no logarithm, and what a recording holds in its
-    # pauses depends on the codec; a floor of noise far below the voice makes both alike.
-    clip = clip + _noise(len(clip)) * config.level * 10 ** (config.dither_db / 20)
-    return _cepstra(clip, config).astype(np.float32)
+    return mfcc(samples, config) if isinstance(config, MfccConfig) else describe(samples, config)
 
 
-def _cepstra(
-    clip: Float[np.ndarray, " samples"], config: FeatureConfig
-) -> Float[np.ndarray, "frames coeffs"]:
-    """`python_speech_features.mfcc` of a clip with noise, to the last bit, in half the time.
+def restore_config(stored: Mapping[str, str | int | float]) -> FeatureConfig:
+    """The configuration that an .npz holds as plain data, its `feature_config`.
 
-    The library copies the window for every frame and makes its mel filters for every clip.
+    Raises:
+        UserError: these are no entries of either kind of configuration, or are of another version
+            of the descriptors.
     """
-    frame, step = (
-        round_half_up(seconds * config.sample_rate)
-        for seconds in (config.frame_seconds, config.step_seconds)
-    )
-    clip = preemphasis(clip, config.pre_emphasis)
-    steps = max(0, -(-(len(clip) - frame) // step))
-    clip = np.pad(clip, (0, steps * step + frame - len(clip)))
-    frames = np.lib.stride_tricks.sliding_window_view(clip, frame)[::step] * np.hamming(frame)
-    power = np.abs(scipy.fft.rfft(frames, config.fft_size)) ** 2 / config.fft_size
-    cepstra = scipy.fft.dct(np.log(power @ _mel_filters(config)), norm="ortho")
-    cepstra = lifter(cepstra[:, : config.coefficients], config.lifter)
-    if config.energy:
-        cepstra[:, 0] = np.log(power.sum(axis=1))
-    return cepstra
-
-
-@functools.cache
-def _noise(length: int) -> Float[np.ndarray, " samples"]:
-    return np.random.default_rng(0).standard_normal(length)
-
-
-@functools.cache
-def _mel_filters(config: FeatureConfig) -> Float[np.ndarray, "frequencies filters"]:
-    return get_filterbanks(
-        config.mel_filters, config.fft_size, config.sample_rate, config.low_hz, config.high_hz
-    ).T
-
-
-def _scale(samples: Float[np.ndarray, " samples"], level: float) -> Float[np.ndarray, " samples"]:
-    """Brings the whole clip to one level: recording gain tells corpora, not emotions, apart."""
-    samples = samples.astype(np.float64)
-    return samples * (level / np.sqrt(np.mean(samples**2)))
-
-
-def _fit(
-    samples: Float[np.ndarray, " samples"], length: int, align: str
-) -> Float[np.ndarray, " length"]:
-    """Crops or zero-pads to `length` samples, at both ends alike or at the end alone."""
-    surplus = len(samples) - length
-    before = surplus // 2 if align == "centre" else 0
-    if surplus >= 0:
-        return samples[before : before + length]
-    before = -before
-    return np.pad(samples, (before, -surplus - before))
+    remake = "prepare the audio again with `python -m data_prep.prepare`"
+    kinds = [kind for kind in (MfccConfig, DescriptorConfig) if stored.keys() == set(kind._fields)]
+    if not kinds:
+        raise UserError(
+            f"features with the settings {', '.join(sorted(stored))} cannot be made here, since "
+            f"they are neither MFCCs nor descriptors of this version; {remake}"
+        )
+    config = kinds[0](**stored)
+    version = DescriptorConfig().descriptors
+    if isinstance(config, DescriptorConfig) and config.descriptors != version:
+        raise UserError(
+            f"these descriptors are of version {config.descriptors} and this code makes version "
+            f"{version}; {remake}"
+        )
+    return config

@@ -34,7 +34,7 @@ from data_prep.audio import AudioError, read_clip
 from data_prep.console import UserError, progress, run
 from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, Skipped, clip_names, list_clips
 from data_prep.dataset import Dataset, Shard, load, save
-from data_prep.features import FEATURES, FeatureConfig, mfcc
+from data_prep.features import FEATURES, FeatureConfig, extract
 from data_prep.shards import drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
@@ -58,19 +58,19 @@ class Recording(NamedTuple):
     seconds: float
 
 
-def extract(path: Path, config: FeatureConfig) -> Recording | str:
+def extract_file(path: Path, config: FeatureConfig) -> Recording | str:
     """Features of one file, or the reason why it is no usable clip."""
     try:
         samples = read_clip(path)
     except AudioError as error:
         return str(error)
-    return Recording(mfcc(samples, config), len(samples) / config.sample_rate)
+    return Recording(extract(samples, config), len(samples) / config.sample_rate)
 
 
 def extract_all(
     paths: Sequence[Path], config: FeatureConfig, processes: int
 ) -> list[Recording | str]:
-    """`extract` over many files, in their order, whatever the number of processes.
+    """`extract_file` over many files, in their order, whatever the number of processes.
 
     Raises:
         UserError: a process was killed, as by a system that is out of memory.
@@ -79,7 +79,7 @@ def extract_all(
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(processes, context, _silence_errors)
     with _inherited():
-        read = pool.map(extract, paths, [config] * len(paths), chunksize=_CHUNK)
+        read = pool.map(extract_file, paths, [config] * len(paths), chunksize=_CHUNK)
     results = []
     try:
         with progress("reading", len(paths), " clips") as bar:
@@ -227,7 +227,7 @@ def _read(
         feature_config=config._asdict(),
         # The shape of one clip serves a shard that has none left.
         features=np.array([recording.features for *_, recording in read], np.float32).reshape(
-            len(read), *mfcc(np.ones(1), config).shape
+            len(read), *extract(np.ones(1), config).shape
         ),
         labels=np.array([clip.label for clip, *_ in read], np.str_),
         languages=np.array([clip.language for clip, *_ in read], np.str_),
@@ -359,8 +359,14 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "The .npz file to write; its folder is made if missing.")
     flags.DEFINE_string("manifest", None, "CSV for --corpus=manifest: AUDIO_DIR/manifest.csv.")
     flags.DEFINE_string("language", None, "ISO 639 code of the speech, instead of the corpus's.")
-    flags.DEFINE_enum("features", "paper", sorted(FEATURES), "Feature configuration.")
-    flags.DEFINE_float("clip_seconds", None, "Length to which clips are cropped or padded.")
+    flags.DEFINE_enum(
+        "features", "paper", sorted(FEATURES), "MFCCs, or descriptors: a vector a clip."
+    )
+    flags.DEFINE_float(
+        "clip_seconds",
+        None,
+        "Length to which longer clips are cropped and, for MFCCs alone, shorter ones padded.",
+    )
     flags.DEFINE_integer("shards", None, "Prepare in so many parts, each a file.", lower_bound=1)
     flags.DEFINE_integer("shard", None, "The one part to make, from 0, as in a job array.")
     flags.DEFINE_bool("strict", False, "Make a skipped clip an error.")

@@ -15,7 +15,9 @@ import soundfile
 from data_prep.audio import SAMPLE_RATE, AudioError, read_clip
 from data_prep.console import UserError
 from data_prep.dataset import load, save
-from data_prep.features import FEATURES, FeatureConfig, mfcc
+from data_prep.descriptors import DescriptorConfig
+from data_prep.features import FEATURES, extract, restore_config
+from data_prep.mfcc import MfccConfig, mfcc
 from data_prep.prepare import (
     check_out,
     choose_features,
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/ beside the checkout")
 PAPER = FEATURES["paper"]
+MFCCS = [name for name, config in FEATURES.items() if isinstance(config, MfccConfig)]
 
 
 def noise(seconds=0.5, seed=0, rate=SAMPLE_RATE, channels=1):
@@ -106,7 +109,7 @@ def golden(samples, c):
 
 
 @pytest.mark.parametrize("seconds", [0.7, 3.5, 5.00003])
-@pytest.mark.parametrize("name", list(FEATURES))
+@pytest.mark.parametrize("name", MFCCS)
 def test_mfcc_golden(name, seconds):
     chirp = scipy.signal.chirp(np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE, 100, 3, 3000)
     samples = chirp + 0.01 * noise(seconds)
@@ -116,7 +119,7 @@ def test_mfcc_golden(name, seconds):
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.513, 3.5])
-@pytest.mark.parametrize("name", list(FEATURES))
+@pytest.mark.parametrize("name", MFCCS)
 def test_mfcc_is_the_librarys_to_the_last_bit(name, seconds):
     c = FEATURES[name]._replace(clip_seconds=seconds)
     samples = noise(seconds)
@@ -169,14 +172,39 @@ def test_alignment():
     assert abs(mfcc(click, PAPER._replace(align="start"))[:, 0].argmax() - 49) <= 2
 
 
-def test_the_configuration_is_plain_data():
-    assert FeatureConfig(**PAPER._asdict()) == PAPER
-    assert all(isinstance(value, str | int | float) for value in PAPER)
+@pytest.mark.parametrize("name", list(FEATURES))
+def test_the_stored_configuration_makes_the_features_again(name, tmp_path):
+    config = FEATURES[name]._replace(clip_seconds=1.0)
+    assert all(isinstance(value, str | int | float) for value in config)
+    write(tmp_path / "joy" / "a.wav", noise())
+    dataset, *_ = prepare("folders", tmp_path, config, language="en", processes=1)
+    save(tmp_path / "x.npz", dataset)
+    restored = restore_config(load(tmp_path / "x.npz").feature_config)
+    assert restored == config
+    assert type(restored) is type(config)
+    again = extract(read_clip(tmp_path / "joy" / "a.wav"), restored)
+    np.testing.assert_array_equal(again, dataset.features[0])
+
+
+@pytest.mark.parametrize(
+    ("stored", "sentence"),
+    [
+        ({"functionals": "eGeMAPSv02"}, "features with the settings functionals cannot be made"),
+        ({**PAPER._asdict(), "new": 1}, "neither MFCCs nor descriptors"),
+        ({"clip_seconds": 3.5}, "neither MFCCs nor descriptors"),
+        ({}, "neither MFCCs nor descriptors"),
+        (DescriptorConfig(descriptors=2)._asdict(), "are of version 2 and this code makes version"),
+    ],
+)
+def test_another_configuration_is_refused(stored, sentence):
+    with pytest.raises(UserError, match=f"{sentence}.*; prepare the audio again"):
+        restore_config(stored)
 
 
 def test_clip_seconds_flag():
     assert choose_features("paper", None) == PAPER
-    assert choose_features("authors_code", 2.5).clip_seconds == 2.5
+    for name in FEATURES:
+        assert choose_features(name, 2.5) == FEATURES[name]._replace(clip_seconds=2.5)
     for bad in (0.0, -1.0, 61.0, float("nan")):
         with pytest.raises(UserError, match="between"):
             choose_features("paper", bad)
