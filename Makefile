@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORPORA ?= corpora
 RUN = .venv/bin/python -m
 
-.PHONY: venv demo test lint public_data
+.PHONY: venv demo test lint public_data descriptors
 
 venv: .venv/installed
 
@@ -44,6 +44,15 @@ data/silence.npz: | data/silence
 
 data/emodb.npz data/emovo.npz data/ravdess.npz data/cremad.npz: data/%.npz: | venv
 	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --out=$@
+
+# The same corpora and nemo/ described by one vector a clip.
+descriptors: $(addprefix data/descriptors/,emodb.npz emovo.npz ravdess.npz cremad.npz nemo.npz silence.npz)
+
+data/descriptors/silence.npz: | data/silence
+	$(RUN) data_prep.prepare --corpus=manifest --audio_dir=data/silence --features=descriptors --out=$@
+
+data/descriptors/%.npz: | venv
+	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --features=descriptors --out=$@
 
 test: venv
 	.venv/bin/pytest
