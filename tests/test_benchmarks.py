@@ -1,12 +1,22 @@
-"""The benchmarks compare equal work: same gradients as the peers, operations counted right."""
+"""The benchmarks compare equal work: same gradients as the peers, operations counted right, and
+openSMILE's functionals of the same clips.
+"""
+
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import soundfile
 from jax.extend.core import jaxprs_in_params
 
-from experiments.benchmarks import jax_cases
+from data_prep.audio import SAMPLE_RATE
+from data_prep.console import UserError
+from data_prep.dataset import CLIP_FIELDS
+from data_prep.features import FEATURES
+from data_prep.prepare import prepare
+from experiments.benchmarks import egemaps, jax_cases
 from experiments.benchmarks.workload import (
     CLASSES,
     Workload,
@@ -16,6 +26,7 @@ from experiments.benchmarks.workload import (
 )
 from fmaml_jax.convolution import patches_conv
 from fmaml_jax.evaluate import gather
+from fmaml_jax.learners.functionals import time_statistics
 from fmaml_jax.model import make_model
 
 TINY = Workload(tasks=2, steps=2, filters=4)
@@ -50,6 +61,47 @@ def test_a_peers_evaluation_is_ours():
     ours, theirs = (module.make_evaluation(TINY, initial)(3) for module in (jax_cases, torch_peers))
     assert ours.shape == (3, 1 + TINY.steps, 7 * 25, 7)
     np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """Three clips with EmoDB's names, and the prepared corpus of the last two."""
+    rng = np.random.default_rng(0)
+    for name in ("03a01Wa", "03a01Fa", "08a01Na"):
+        soundfile.write(tmp_path / f"{name}.wav", rng.uniform(-0.5, 0.5, SAMPLE_RATE), SAMPLE_RATE)
+    dataset, *_ = prepare("emodb", tmp_path, FEATURES["paper"], processes=1)
+    kept = {field: getattr(dataset, field)[1:] for field in (*CLIP_FIELDS, "features", "seconds")}
+    return tmp_path, dataset._replace(**kept)
+
+
+@pytest.mark.parametrize("join", [False, True])
+def test_opensmile_is_matched_to_the_clips(speech, join):
+    opensmile = pytest.importorskip(
+        "opensmile", reason="requirements-benchmarks.txt is not installed"
+    )
+    folder, dataset = speech
+    found = egemaps.with_functionals(dataset, "emodb", folder, join)
+    smile = opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+    expected = smile.process_files([folder / f"{name}.wav" for name in dataset.names]).to_numpy()
+    assert found.features.shape == (2, 1, 88 + 240 * join)
+    np.testing.assert_allclose(found.features[:, 0, 240 * join :], expected, rtol=1e-3, atol=1e-3)
+    assert found.feature_config["functionals"] == "eGeMAPSv02"
+    assert ("fft_size" in found.feature_config) == join
+    if join:
+        np.testing.assert_array_equal(
+            found.features[:, 0, :240], time_statistics(dataset.features).astype(np.float32)
+        )
+    assert found.labels.tolist() == dataset.labels.tolist() == ["anger", "neutral"]
+
+
+def test_opensmile_problems_are_one_sentence(speech, monkeypatch):
+    folder, dataset = speech
+    other = dataset._replace(names=np.array(["03a01Wa", "x"]))
+    with pytest.raises(UserError, match="1 clips, such as x, are not in"):
+        egemaps.with_functionals(other, "emodb", folder, join=False)
+    monkeypatch.setitem(sys.modules, "opensmile", None)
+    with pytest.raises(UserError, match="openSMILE is missing; install"):
+        egemaps.with_functionals(dataset, "emodb", folder, join=False)
 
 
 @pytest.mark.parametrize("first_order", [False, True])
