@@ -36,6 +36,7 @@ class DescriptorConfig(NamedTuple):
         speech_db, active_db, voiced_db: a frame is speech, active or voiced only if its energy is
             at most so far below the loudest frames.
         harmonicity: least autocorrelation of a voiced frame.
+        octave_cost: autocorrelation by which a pitch must exceed one an octave above it.
     """
 
     descriptors: int = 1
@@ -54,6 +55,7 @@ class DescriptorConfig(NamedTuple):
     active_db: float = 20.0
     voiced_db: float = 30.0
     harmonicity: float = 0.6
+    octave_cost: float = 0.03
 
 
 PERCENTILES = (5, 20, 50, 80, 95)
@@ -147,9 +149,18 @@ def _pitch(
         / np.maximum(correlation[:, :1], _TINY)
         / (of_window[periods] / of_window[0])
     )
-    best = relative.argmax(axis=1)
-    harmonicity = np.clip(np.take_along_axis(relative, best[:, None], axis=1)[:, 0], 1e-3, 0.999)
-    return np.log2(config.sample_rate / (best + shortest)), harmonicity
+    lags = np.arange(shortest, longest)
+    # Multiples of a period fit as well as the period itself.
+    best = (relative - config.octave_cost * np.log2(lags / shortest)).argmax(axis=1)
+    best = np.clip(best, 1, len(lags) - 2)
+    before, peak, after = (
+        np.take_along_axis(relative, (best + shift)[:, None], axis=1)[:, 0] for shift in (-1, 0, 1)
+    )
+    # The top of the parabola through the highest lag and its neighbours, if they are below it.
+    curvature = np.minimum(before - 2 * peak + after, -_TINY)
+    offset = np.clip((before - after) / (2 * curvature), -0.5, 0.5)
+    harmonicity = np.clip(peak, 1e-3, 0.999)
+    return np.log2(config.sample_rate / (lags[best] + offset)), harmonicity
 
 
 def _spectral(

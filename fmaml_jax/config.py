@@ -11,7 +11,12 @@ from data_prep.console import UserError
 
 BATCH_NORM_MODES = ("transductive", "inductive")
 LEAK_GUARDS = ("none", "speaker", "scene")
-NETWORKS = ("cnn", "cnn_lstm")
+NETWORKS = ("cnn", "cnn_lstm", "fourier")
+SCALINGS = ("standardise", "whiten")
+TASK_DOMAINS = ("language", "corpus")
+POSITIONS = ("shuffled", "known")
+INNER_OUTPUTS = ("all", "supported")
+SUPPORT_LOSSES = ("mean", "sum")
 
 
 def _setting(default: Any, help_text: str, **limits: Any) -> Any:
@@ -23,7 +28,10 @@ class Config:
     """A run's settings, each a flag of the same name; `check` says what is allowed."""
 
     data: tuple[str, ...] = _setting((), "prepared .npz files or patterns of them, comma-separated")
-    target: str = _setting("", "language code of the target, held out of meta-training")
+    target: str = _setting(
+        "",
+        "language held out of meta-training and tested, or a corpus of it that is tested alone",
+    )
     method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
     support: str = _setting(
         "",
@@ -49,9 +57,49 @@ class Config:
     inner_steps: int = _setting(5, "inner steps in meta-training", least=1)
     test_inner_steps: int = _setting(5, "inner steps in validation and evaluation", least=1)
     first_order: bool = _setting(False, "treat inner gradients as constants (FOMAML)")
+    start_weight: float = _setting(
+        0.0,
+        "weight in the outer loss of the query before adaptation; the rest is that after it",
+        least=0,
+        below=1,
+    )
+    fixed_bias: float = _setting(
+        0.0,
+        "nats added in a test to the outputs of fixed classes without a support, beside which "
+        "adaptation lets the emotions' outputs grow",
+        least=0,
+    )
     outer_lr: float = _setting(0.001, "beta, Adam's learning rate", above=0)
+    outer_decay: float = _setting(
+        0.0, "L2 penalty on the start: the outer gradient gets so many times the start", least=0
+    )
     task_batch: int = _setting(16, "tasks in a meta-step", least=1)
     query_per_class: int = _setting(5, "query clips of each class in a training task", least=1)
+    query_per_fixed_class: int = _setting(
+        0, "query clips of each fixed class in a training task; 0: --query_per_class", least=0
+    )
+    task_domain: str = _setting(
+        "language",
+        "a training task draws from one source language, or from one corpus of it",
+        choices=TASK_DOMAINS,
+    )
+    positions: str = _setting(
+        "shuffled",
+        "emotions' outputs in training tasks: in a random order, or as in the test, since sources "
+        "and target have the same emotions",
+        choices=POSITIONS,
+    )
+    inner_outputs: str = _setting(
+        "all",
+        "outputs in the inner softmax: all, or those of classes with a support, so that the "
+        "others are not unlearned",
+        choices=INNER_OUTPUTS,
+    )
+    support_loss: str = _setting(
+        "mean",
+        "inner loss over the support clips; by the sum, as in equation 1, more clips teach more",
+        choices=SUPPORT_LOSSES,
+    )
     batch_norm: str = _setting(
         "transductive",
         "normalise training queries by their own statistics or by the support's",
@@ -59,18 +107,28 @@ class Config:
     )
     network: str = _setting(
         "cnn",
-        "the paper's network, or its first two blocks and an LSTM over time",
+        "the paper's network; its first two blocks and an LSTM over time; or, for descriptors, "
+        "a linear layer on them and on random Fourier features",
         choices=NETWORKS,
     )
-    filters: int = _setting(64, "filters of each convolution, and units of the LSTM", least=1)
+    filters: int = _setting(
+        64, "filters of each convolution, units of the LSTM, or frequencies of fourier", least=1
+    )
+    scaling: str = _setting(
+        "standardise",
+        "features scaled by their deviation in the sources, or whitened by their covariance "
+        "within classes",
+        choices=SCALINGS,
+    )
     task_chunk: int = _setting(
         0, "the most tasks that a device computes at once; 0: as suits the backend", least=0
     )
 
     val_fraction: float = _setting(
         0.2,
-        "share of each source class, in whole speakers, held out to select on",
-        above=0,
+        "share of each source class, in whole speakers, held out to select on; 0: none, and the "
+        "last state is taken",
+        least=0,
         below=1,
     )
     val_episodes: int = _setting(50, "validation tasks", least=1)

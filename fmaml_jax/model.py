@@ -11,9 +11,18 @@ input and blocks are those above, so that the networks compare. Four blocks woul
 moments to an LSTM; it follows the second, at 10 moments of 10 * 64 features, with as many units as
 a convolution has filters (218,759 parameters with 7 outputs).
 
+`fourier` is for descriptors, one vector a clip: the vector, centred, and the sines and cosines of
+random projections of it (random Fourier features, Rahimi and Recht 2007) reach the output layer.
+Gradient steps on that layer then move a smooth function of the clip, as a Gaussian kernel machine
+would: what a support clip teaches holds for clips that resemble it. The weights of the waves are
+context parameters (Zintgraf et al. 2019): zero at the start of every task and never meta-learned,
+since thousands of them would learn the source clips by heart.
+
 Batch normalisation never keeps running averages. A set of clips is normalised either by its own
 statistics (transductive when the set is the query: a prediction then depends on its neighbours) or
-by statistics taken from another set (inductive when they come from the support).
+by statistics taken from another set (inductive when they come from the support). `fourier` takes
+the mean alone, of the emotions that the support holds; that of a query with fixed classes is
+another, so that its transductive figures are no use.
 """
 
 from collections.abc import Callable
@@ -32,14 +41,24 @@ from fmaml_jax.maml import Params
 
 INPUT_FRAMES = 40
 BLOCKS = {"cnn": 4, "cnn_lstm": 2}
-"""Convolutional blocks of each network."""
+"""Convolutional blocks of each network that reads a clip over time."""
+GAMMA = 0.7
+BIAS = 0.3
+"""Kernel of `fourier`: exp(-GAMMA * mean squared difference of two vectors' coefficients)."""
 
 HEAD = "Dense_0"
 """Name of the output layer among the parameters."""
+CONTEXT = "Context_0"
+"""Name of a layer that is zero at the start of every task and only adapts (see `fourier`)."""
 NORMALISATION = "BatchNorm_"
 """How the names of normalisation layers, of a scale and a bias each, begin."""
 
 Statistics = PyTree[Float[Array, "..."]]
+
+
+def input_frames(network: str) -> int:
+    """Frames of the network's input."""
+    return INPUT_FRAMES if network in BLOCKS else 1
 
 
 def pool_time(
@@ -89,6 +108,42 @@ class _Network(nn.Module):
         return nn.Dense(self.classes, name=HEAD)(features) if head else features
 
 
+class _Fourier(nn.Module):
+    classes: int
+    frequencies: int
+
+    @nn.compact
+    def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
+        vectors = clips.reshape(len(clips), -1)
+        coeffs = vectors.shape[1]
+        projections = np.random.default_rng(0).normal(
+            scale=np.sqrt(2 * GAMMA / coeffs), size=(coeffs, self.frequencies)
+        )
+        waves = vectors @ projections.astype(np.float32)
+        features = jnp.concatenate(
+            [
+                vectors / np.sqrt(coeffs),
+                jnp.cos(waves) / np.sqrt(self.frequencies),
+                jnp.sin(waves) / np.sqrt(self.frequencies),
+            ],
+            axis=1,
+        )
+        centre = self.variable("batch_stats", "mean", jnp.zeros, features.shape[1])
+        if not stored_statistics:
+            centre.value = features.mean(axis=0)
+        features = features - centre.value
+        if not head:
+            return features
+        constant = jnp.full((len(clips), 1), BIAS)
+        known = jnp.concatenate([features[:, :coeffs], constant], axis=1)
+
+        def layer(name: str) -> nn.Dense:
+            zeros = nn.initializers.zeros
+            return nn.Dense(self.classes, use_bias=False, kernel_init=zeros, name=name)
+
+        return layer(HEAD)(known) + layer(CONTEXT)(features[:, coeffs:])
+
+
 class Model(NamedTuple):
     """A network as pure functions.
 
@@ -113,19 +168,23 @@ def make_model(
     network: str = "cnn",
     convolution: Callable[[Array, Array], Array] = patches_conv,
 ) -> Model:
-    """A network for inputs of `INPUT_FRAMES` x `coefficients`.
+    """A network for inputs of `input_frames(network)` x `coefficients`.
 
     Args:
         classes: outputs, N + F.
-        coefficients: MFCCs a frame.
-        filters: filters of each convolution, and units of the LSTM; 64 in the paper.
-        network: one of `BLOCKS`.
+        coefficients: MFCCs a frame, or descriptors.
+        filters: filters of each convolution, units of the LSTM or Fourier frequencies; 64 in the
+            paper.
+        network: "fourier" or one of `BLOCKS`.
         convolution: `patches_conv` or `reference_conv`.
     """
-    module = _Network(network, classes, filters, convolution)
+    if network == "fourier":
+        module = _Fourier(classes, filters)
+    else:
+        module = _Network(network, classes, filters, convolution)
 
     def init(key: Array) -> Params:
-        clips = jnp.zeros((1, INPUT_FRAMES, coefficients))
+        clips = jnp.zeros((1, input_frames(network), coefficients))
         return module.init(key, clips, stored_statistics=False)["params"]
 
     def apply(

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -17,12 +18,21 @@ from jaxtyping import Float
 from data_prep.console import UserError, progress
 from fmaml_jax import evaluate, plots
 from fmaml_jax.config import BATCH_NORM_MODES, Config
-from fmaml_jax.data import Clips, Split, load_clips, require_clips, split_clips, training_scale
+from fmaml_jax.data import (
+    Clips,
+    Split,
+    load_clips,
+    require_clips,
+    scaled,
+    split_clips,
+    standard_scale,
+    whitening_scale,
+)
 from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
 from fmaml_jax.episodes import Episodes, TaskShape, require_division, sample, validation_tasks
 from fmaml_jax.evaluate import Predictions
 from fmaml_jax.learners import find_method, functionals
-from fmaml_jax.model import INPUT_FRAMES, make_model, pool_time
+from fmaml_jax.model import input_frames, make_model, pool_time
 from fmaml_jax.run_folder import describe, run_folder, seed_folders, write_json
 from fmaml_jax.train import ADVICE, NonFiniteLossError, init_seeds, learning_curve, train
 
@@ -31,12 +41,14 @@ def task_shapes(config: Config) -> tuple[TaskShape, TaskShape]:
     """The clips of a training task and of a test episode."""
     ways, fixed = len(config.emotions), len(config.fixed)
     method, support = find_method(config)
+    shuffles = method.shuffles and config.positions == "shuffled"
     training = TaskShape(
         ways,
         config.shots,
-        query=(config.query_per_class,) * (ways + fixed),
+        query=(config.query_per_class,) * ways
+        + (config.query_per_fixed_class or config.query_per_class,) * fixed,
         fixed_shots=config.shots if support == "all" else 0,
-        shuffled=method.shuffles * (ways + fixed if support == "all" else ways),
+        shuffled=shuffles * (ways + fixed if support == "all" else ways),
     )
     test = training._replace(
         query=(config.test_query_per_class,) * ways + (config.test_query_per_fixed_class,) * fixed
@@ -58,6 +70,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
         fixed=config.fixed,
         val_fraction=config.val_fraction,
         leak_guard=config.leak_guard,
+        task_domain=config.task_domain,
     )
     training, test = task_shapes(config)
     if split.groups is None:
@@ -72,7 +85,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
             f" (--leak_guard={config.leak_guard} left out each {config.leak_guard} of the target)"
         )
     require_clips(split.train, config.classes, training.clips, flags)
-    if not validation_tasks(split.val, training, split.groups)[0]:
+    if split.val and not validation_tasks(split.val, training, split.groups)[0]:
         apart = "" if split.groups is None else f", without a common {config.leak_guard},"
         raise UserError(
             f"no source language has two held-out clips of every class with support{apart} and one "
@@ -180,29 +193,31 @@ def _meta_learn(
     of `pictured`; how each seed's state was selected.
     """
     # ---- features, on the device
-    clips = clips._replace(features=pool_time(clips.features, INPUT_FRAMES))
-    scale = training_scale(clips.features, split)
+    pooled = pool_time(clips.features, input_frames(config.network))
+    if config.scaling == "whiten":
+        scale = whitening_scale(pooled, split, len(config.emotions))
+    else:
+        scale = standard_scale(pooled, split)
     layout = make_layout(config.task_batch, config.task_chunk)
-    features = jax.device_put(
-        (clips.features - scale.mean) / scale.deviation, replicated(layout.mesh)
-    )
+    features = jax.device_put(scaled(pooled, scale), replicated(layout.mesh))
 
     # ---- meta-training
-    method, _ = find_method(config)
+    method, support = find_method(config)
     training_shape, test_shape = task_shapes(config)
     learner = method.make(
-        config,
+        replace(config, support=support),
         make_model(len(config.classes), features.shape[2], config.filters, config.network),
     )
     predict_batch = evaluate.make_predict(learner, layout)
     if learner.loss:
         val_pools, val_shape = validation_tasks(split.val, training_shape, split.groups)
-        print(
-            f"Training on {', '.join(split.train)}; selecting on held-out speakers of "
-            f"{', '.join(val_pools)}: {val_shape.shots} shots, {val_shape.query[0]} queries a "
-            "class",
-            flush=True,
+        selecting = (
+            f"selecting on held-out speakers of {', '.join(val_pools)}: {val_shape.shots} shots, "
+            f"{val_shape.query[0]} queries a class"
+            if val_pools
+            else "on all of their speakers; the last state is taken"
         )
+        print(f"Training on {', '.join(split.train)}; {selecting}", flush=True)
         selected = train(
             config, learner, layout, predict_batch, features, scale, split, training_shape, folder
         )
@@ -215,6 +230,8 @@ def _meta_learn(
                 "shots": val_shape.shots,
                 "query_per_class": val_shape.query[0],
             }
+            if val_pools
+            else {"meta_step": int(step)}
             for step, val_accuracy in zip(selected.step, selected.val_accuracy, strict=True)
         ]
     else:

@@ -259,14 +259,16 @@ def train(
             )
             bar.update()
             if step % config.eval_every == 0 or step == config.meta_steps:
-                validated = validate()
+                # Without anything to select on, the later state is taken for the better one.
+                validated = validate() if val_pools else [(0.0, step)] * seeds
                 if not all(math.isfinite(loss) for loss, _ in validated):
                     # Not saved: a rerun has to validate it again.
                     raise NonFiniteLossError(
                         f"the validation loss is not finite after meta-step {step}; the checkpoint "
                         f"before it is kept; {ADVICE}"
                     )
-                log("val_", step, validated)
+                if val_pools:
+                    log("val_", step, validated)
                 selected = keep_best([val_accuracy for _, val_accuracy in validated], step)
                 save()
             if any_process(bool(received)):

@@ -2,28 +2,40 @@
 
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 from jaxtyping import Float, Scalar
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task, cross_entropy
-from fmaml_jax.model import Model
+from fmaml_jax.model import CONTEXT, Model
 
 Adapt = Callable[[Params, Task, int], tuple[Params, Params]]
 """(learner's parameters, task, steps) -> the adapted network's parameters, and those before
 adaptation and after each step (a leading axis of `steps` + 1)."""
 
 
-def make_support_loss(model: Model) -> Callable[[Params, tuple[Array, Array]], Scalar]:
-    """L_S: the network's cross-entropy on (clips, labels), normalised by their own statistics."""
+def make_support_loss(
+    config: Config, model: Model
+) -> Callable[[Params, tuple[Array, Array]], Scalar]:
+    """L_S: the network's cross-entropy on (clips, labels), normalised by their own statistics.
+
+    By `config.inner_outputs` the softmax is over all outputs, or over those of the classes with a
+    support: a fixed class without clips is then neither learned nor unlearned. By
+    `config.support_loss` the loss is the mean over the clips or, as in equation (1), their sum.
+    """
+    protected = config.inner_outputs == "supported" and config.support == "emotions"
+    outputs = len(config.emotions) if protected else len(config.classes)
 
     def support_loss(params: Params, labelled: tuple[Array, Array]) -> Scalar:
         clips, labels = labelled
-        return cross_entropy(model.apply(params, clips), labels)
+        loss = cross_entropy(model.apply(params, clips)[:, :outputs], labels)
+        return loss * len(labels) if config.support_loss == "sum" else loss
 
     return support_loss
 
@@ -53,16 +65,50 @@ def with_start(start: Params, path: Params) -> Params:
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
 
 
+def start_optimizer(rate: float, decay: float) -> optax.GradientTransformation:
+    """Adam, with an L2 penalty, for the meta-learned start; its context parameters stay zero."""
+
+    def kind(path: tuple, _: Array) -> str:
+        return "context" if any(key.key == CONTEXT for key in path) else "learned"
+
+    return optax.partition(
+        {
+            "learned": optax.chain(optax.add_decayed_weights(decay), optax.adam(rate)),
+            "context": optax.set_to_zero(),
+        },
+        partial(jax.tree_util.tree_map_with_path, kind),
+    )
+
+
 def make_learner(
     config: Config, model: Model, init: Callable[[Array], Params], adapt: Adapt
 ) -> Learner:
-    """The learner that minimises the query loss after `adapt`."""
+    """The learner that minimises the query loss after `adapt`, and by `config.start_weight` before.
+
+    In a test `config.fixed_bias` is added to the outputs of fixed classes without a support.
+    """
+    unsupported = len(config.fixed) if config.support == "emotions" else 0
+    bias = (
+        jnp.zeros(len(config.classes))
+        .at[len(config.classes) - unsupported :]
+        .set(config.fixed_bias)
+    )
 
     def loss(params: Params, task: Task) -> tuple[Scalar, Scalar]:
-        theta, _ = adapt(params, task, config.inner_steps)
-        return query_loss(query_logits(model, theta, task, config.batch_norm), task)
+        def after(network: Params) -> tuple[Scalar, Scalar]:
+            return query_loss(query_logits(model, network, task, config.batch_norm), task)
+
+        theta, path = adapt(params, task, config.inner_steps)
+        loss, accuracy = after(theta)
+        if config.start_weight:
+            start, _ = after(jax.tree.map(itemgetter(0), path))
+            loss = config.start_weight * start + (1 - config.start_weight) * loss
+        return loss, accuracy
 
     def path(params: Params, task: Task) -> Params:
         return adapt(params, task, config.test_inner_steps)[1]
 
-    return Learner(init, loss, path, partial(query_logits, model))
+    def logits(params: Params, task: Task, batch_norm: str) -> Float[Array, "queries classes"]:
+        return query_logits(model, params, task, batch_norm) + bias
+
+    return Learner(init, loss, path, logits, partial(start_optimizer, decay=config.outer_decay))

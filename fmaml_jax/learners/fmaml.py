@@ -20,7 +20,7 @@ def make(config: Config, model: Model, rate: Params | None = None) -> Learner:
         model: the network.
         rate: inner rates for each parameter; `config.inner_lr` for all by default.
     """
-    support_loss = make_support_loss(model)
+    support_loss = make_support_loss(config, model)
 
     def adapted(params: Params, task: Task, steps: int) -> tuple[Params, Params]:
         theta, path = adapt(

@@ -58,7 +58,7 @@ def make(config: Config, model: Model) -> Learner:
     Its parameters are `start` (all layers that are adapted), `norms` and `rates` (a leading axis
     of `config.inner_steps`), and `meta_step`, the number of updates so far.
     """
-    support_loss = make_support_loss(model)
+    support_loss = make_support_loss(config, model)
 
     def init(key: Array) -> Params:
         network = model.init(key)

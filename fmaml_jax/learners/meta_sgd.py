@@ -13,7 +13,7 @@ from fmaml_jax.model import Model
 
 def make(config: Config, model: Model) -> Learner:
     """The learner; every rate starts at `config.inner_lr`."""
-    support_loss = make_support_loss(model)
+    support_loss = make_support_loss(config, model)
 
     def init(key: Array) -> Params:
         start = model.init(key)

@@ -19,7 +19,7 @@ from fmaml_jax.model import Model
 
 def make(config: Config, model: Model) -> Learner:
     """The learner; the outer optimiser gets theta - theta' as its gradient."""
-    support_loss = make_support_loss(model)
+    support_loss = make_support_loss(config, model)
 
     def loss(params: Params, task: Task) -> tuple[Scalar, Scalar]:
         clips = jnp.concatenate([task.support, task.query])

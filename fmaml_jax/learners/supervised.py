@@ -17,7 +17,7 @@ from fmaml_jax.model import Model
 def make(config: Config, model: Model) -> Learner:
     """The learner: `config.meta_steps` steps of Adam, rate `config.outer_lr`, whole support."""
     optimizer = optax.adam(config.outer_lr)
-    gradient = jax.grad(make_support_loss(model))
+    gradient = jax.grad(make_support_loss(config, model))
 
     def adapt(params: Params, task: Task) -> Params:
         def step(state: tuple, _: None) -> tuple[tuple, None]:
