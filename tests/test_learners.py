@@ -438,6 +438,11 @@ def test_time_statistics_by_hand():
     np.testing.assert_allclose(found[5], [1.5, 3])  # deviation of the differences 2, -1 and 0, 6
 
 
+def test_features_of_one_frame_are_statistics_as_they_are():
+    features = np.random.default_rng(6).normal(size=(4, 1, 5))
+    np.testing.assert_array_equal(functionals.time_statistics(features), features[:, 0])
+
+
 def test_support_svm_separates_by_the_widest_margin():
     # Of two points a class on a line, the boundary is half-way between the nearest two.
     support, labels = np.array([[-1.2], [-1], [2], [2.1]]), np.array([0, 0, 2, 2])

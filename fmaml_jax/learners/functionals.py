@@ -23,7 +23,12 @@ Classify = Callable[[Statistics, Labels, Statistics, Labels, Statistics], tuple[
 
 
 def time_statistics(features: Float[np.ndarray, "clips frames coeffs"]) -> Statistics:
-    """Mean, deviation, percentiles 10, 50 and 90, and deviation of the differences, over time."""
+    """Mean, deviation, percentiles 10, 50 and 90, and deviation of the differences, over time.
+
+    Features of one frame describe the whole clip already, and are returned as they are.
+    """
+    if features.shape[1] == 1:
+        return features[:, 0]
     return np.concatenate(
         [
             features.mean(axis=1),
