@@ -23,7 +23,7 @@ from fmaml_jax.devices import (
     to_devices,
 )
 from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds
-from fmaml_jax.learners.functionals import Classify
+from fmaml_jax.learners.functionals import Classify, Labels, Statistics
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
 
@@ -151,29 +151,25 @@ def predict_episodes(
 
 
 def make_classify(
-    classify: Classify,
-    statistics: Float[np.ndarray, "clips statistics"],
+    make: Callable[[Statistics, Labels], Classify],
+    statistics: Statistics,
     sources: Mapping[str, Pool],
 ) -> Callable[[Episodes], Float32[np.ndarray, "steps queries classes"]]:
     """Query logits of one episode by a method that is no network; `steps` is 1.
 
     Args:
-        classify: the method (`learners.functionals`).
+        make: the method (`learners.functionals`); it sees the sources once.
         statistics: of all clips.
         sources: training clips of each class, by language.
     """
     by_class = [np.unique(np.concatenate(clips)) for clips in zip(*sources.values(), strict=True)]
     source = statistics[np.concatenate(by_class)]
-    source_labels = np.repeat(np.arange(len(by_class)), list(map(len, by_class)))
+    classify = make(source, np.repeat(np.arange(len(by_class)), list(map(len, by_class))))
 
     def classified(episode: Episodes) -> Float32[np.ndarray, "steps queries classes"]:
         logits = np.full((1, len(episode.query), len(by_class)), UNKNOWN, np.float32)
         known, scores = classify(
-            source,
-            source_labels,
-            statistics[episode.support],
-            episode.support_labels,
-            statistics[episode.query],
+            statistics[episode.support], episode.support_labels, statistics[episode.query]
         )
         logits[:, :, known] = scores
         return logits

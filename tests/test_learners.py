@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
+from sklearn.linear_model import LogisticRegression
+from sklearn.svm import SVC
 
 from fmaml_jax import evaluate
 from fmaml_jax.config import Config
@@ -447,31 +449,62 @@ def test_support_svm_separates_by_the_widest_margin():
     # Of two points a class on a line, the boundary is half-way between the nearest two.
     support, labels = np.array([[-1.2], [-1], [2], [2.1]]), np.array([0, 0, 2, 2])
     query = np.array([[0.4], [0.6]])
-    known, scores = functionals.support_svm(None, None, support, labels, query)
+    known, scores = functionals.support_svm(None, None)(support, labels, query)
     assert known.tolist() == [0, 2]
     assert scores.argmax(axis=1).tolist() == [0, 1]
     np.testing.assert_allclose(scores[:, 0], -scores[:, 1])
 
 
-def test_pooled_regression_is_at_the_minimum_of_its_loss():
-    """The penalised log loss of sources and support has no slope there."""
-    rng = np.random.default_rng(5)
-    clips = rng.normal(size=(60, 3))
+def overlapping(seed=5):
+    """60 clips of three statistics and their labels, each class one above the last."""
     labels = np.repeat([0, 1, 2], 20)
-    clips += labels[:, None]
-    known, scores = functionals.pooled_regression(
-        clips[::2], labels[::2], clips[1::2], labels[1::2], np.eye(3) * 0
+    return np.random.default_rng(seed).normal(size=(60, 3)) + labels[:, None], labels
+
+
+def test_fixed_svm_is_scikit_learns_on_the_support_and_the_fixed_classes_of_the_sources():
+    source, source_labels = overlapping()
+    support, query = source[:30:3] + 0.1, overlapping(seed=7)[0]
+    labels = source_labels[:30:3]
+    assert set(labels) == {0, 1}
+    known, scores = functionals.fixed_svm(source, source_labels)(support, labels, query)
+    mean, deviation = support.mean(axis=0), support.std(axis=0)
+    clips = np.concatenate([support, source[40:]])
+    oracle = SVC(kernel="linear", class_weight="balanced").fit(
+        (clips - mean) / deviation, [*labels, *[2] * 20]
     )
     assert known.tolist() == [0, 1, 2]
-    scaled = (clips - clips.mean(axis=0)) / clips.std(axis=0)
-    origin = -clips.mean(axis=0) / clips.std(axis=0)
+    expected = oracle.decision_function((query - mean) / deviation)
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    # The sources' emotions have no say.
+    fixed = functionals.fixed_svm(source[40:], source_labels[40:])(support, labels, query)[1]
+    np.testing.assert_array_equal(fixed, scores)
+
+
+def test_pooled_regression_is_at_the_minimum_of_its_loss():
+    """Begun at the sources' minimum it ends at that of sources and support, found from zero."""
+    (clips, labels), query = overlapping(), np.eye(3)
+    source, source_labels, support = clips[::2], labels[::2], clips[1::6] - 2
+    # Of all tasks, not the first alone, with other labels before.
+    classify = functionals.pooled_regression(source, source_labels, tol=1e-7)
+    classify(support, 2 - labels[1::6], query)
+    known, scores = classify(support, labels[1::6], query)
+    assert known.tolist() == [0, 1, 2]
+    mean, deviation = source.mean(axis=0), source.std(axis=0)
+    scaled = (np.concatenate([source, support]) - mean) / deviation
+    true = np.concatenate([source_labels, labels[1::6]])
 
     def loss(weights):
         logits = scaled @ weights[:9].reshape(3, 3) + weights[9:]
-        true = logits[np.arange(60), labels]
-        return (np.logaddexp.reduce(logits, axis=1) - true).sum() + (weights[:9] ** 2).sum() / 2
+        surprise = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(true)), true]
+        return surprise.sum() + (weights[:9] ** 2).sum() / 2 / functionals.POOLED_C
 
-    best = optimize.minimize(loss, np.zeros(12)).x
-    expected = origin @ best[:9].reshape(3, 3) + best[9:]
-    difference = scores[0] - expected
-    np.testing.assert_allclose(difference - difference.mean(), 0, atol=2e-2)
+    best = optimize.minimize(loss, np.zeros(12), tol=1e-9).x
+    expected = (query - mean) / deviation @ best[:9].reshape(3, 3) + best[9:]
+    difference = scores - expected
+    np.testing.assert_allclose(difference - difference.mean(axis=1, keepdims=True), 0, atol=1e-3)
+    # Not vacuous: the sources' own minimum is elsewhere.
+    start = LogisticRegression(C=functionals.POOLED_C).fit(
+        (source - mean) / deviation, source_labels
+    )
+    moved = scores - start.decision_function((query - mean) / deviation)
+    assert np.abs(moved - moved.mean(axis=1, keepdims=True)).max() > 0.05

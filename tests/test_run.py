@@ -146,7 +146,7 @@ def test_every_method_learns_separable_corpora(method, config, monkeypatch):
     assert results["support"] == METHODS[method].supports[0]
     assert results["knows_fixed_classes"]
     assert (results["selection"] is None) == (
-        method in ("supervised", "functionals", "functionals_pooled")
+        method in ("supervised", "functionals", "functionals_fixed", "functionals_pooled")
     )
     least = 0.6 if method in ("relation", "boil") else 0.8  # chance is 1/3
     assert results["transductive"]["emotion_accuracy"]["mean"] > least

@@ -28,7 +28,7 @@ class Method(NamedTuple):
 
     Attributes:
         make: (settings, network with N + F outputs) -> the learner; or, of a method that is no
-            network, what classifies the query of a task (`functionals.Classify`).
+            network, (source clips, their labels) -> what classifies the query of a task.
         supports: values that `--support` may have, the method's own first. "emotions" is the
             N + F rule; "all" a plain (N + F)-way problem, fixed classes like any other.
         shuffles: whether training tasks shuffle the positions of the classes with support.
@@ -36,7 +36,10 @@ class Method(NamedTuple):
         uses_sources: whether it learns from the source languages.
     """
 
-    make: Callable[[Config, Model], Learner] | functionals.Classify
+    make: (
+        Callable[[Config, Model], Learner]
+        | Callable[[functionals.Statistics, functionals.Labels], functionals.Classify]
+    )
     supports: tuple[str, ...]
     shuffles: bool = True
     network: bool = True
@@ -65,6 +68,7 @@ METHODS: dict[str, Method] = {
     "functionals": Method(
         functionals.support_svm, ("all", "emotions"), network=False, uses_sources=False
     ),
+    "functionals_fixed": Method(functionals.fixed_svm, ("emotions",), network=False),
     "functionals_pooled": Method(functionals.pooled_regression, ("emotions", "all"), network=False),
 }
 
