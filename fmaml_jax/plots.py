@@ -25,14 +25,15 @@ def convergence(path: Path, results: dict) -> None:
     for row, quantity in enumerate(("loss", "accuracy")):
         by_step, by_inner_step = axes[row]
         by_step.plot(curve["step"], curve[quantity], color=TRAIN, label="training tasks")
-        by_step.plot(
-            curve["val_step"],
-            curve[f"val_{quantity}"],
-            "o--",
-            color=VALIDATION,
-            markersize=3,
-            label="held-out source speakers",
-        )
+        if curve.get("val_step"):
+            by_step.plot(
+                curve["val_step"],
+                curve[f"val_{quantity}"],
+                "o--",
+                color=VALIDATION,
+                markersize=3,
+                label="held-out source speakers",
+            )
         for mode, colour, style in (
             ("transductive", TRANSDUCTIVE, "o-"),
             ("inductive", INDUCTIVE, "s--"),

@@ -16,6 +16,7 @@ from scipy import stats
 
 from data_prep.console import UserError
 from data_prep.dataset import Dataset, save
+from fmaml_jax import plots
 from fmaml_jax.report.__main__ import report
 from fmaml_jax.report.figures import MODE
 from fmaml_jax.report.runs import Row, collect
@@ -188,6 +189,51 @@ def test_rows_are_named_by_their_variant_and_signed(tmp_path):
         ("supervised (support emotions)", "‡"),
     ]
     assert [note[0] for note in table.notes[-2:]] == ["†", "‡"]
+
+
+MFCC = {"coefficients": 40}
+EGEMAPS = {"functionals": "eGeMAPSv02"}
+DESCRIPTORS = {"descriptors": 1, "coefficients": 19}
+
+
+def test_features_are_named_and_their_rows_compared(tmp_path):
+    for i, (config, changes) in enumerate(
+        [
+            (MFCC | EGEMAPS, {"method": "functionals", "support": "emotions"}),
+            (EGEMAPS, {"method": "functionals", "support": "all"}),
+            (DESCRIPTORS, {"network": "fourier"}),
+            (DESCRIPTORS, {"method": "functionals", "support": "all"}),
+            (MFCC, {"method": "functionals", "support": "all"}),
+            (MFCC, {}),
+        ]
+    ):
+        # The best is one of the last features' rows; each kind of features has files of its own.
+        accuracy = np.array([0.5, 0.6, 0.7, 0.8]) - 0.1 * (i != 3) - i / 1000
+        folder = make_run(tmp_path / str(i), accuracy, hashes={"a.npz": str(config)}, **changes)
+        change(folder, "config.json", feature_config=config)
+    runs, remarks = collect([str(tmp_path)])
+    assert remarks == []
+    table = table_of(runs)
+    assert [(row[0].text, row[1].best) for row in table.rows] == [
+        ("fmaml", False),
+        ("fmaml (descriptors, fourier)", False),
+        ("functionals", False),
+        ("functionals (eGeMAPS)", False),
+        ("functionals (descriptors)", True),
+        ("functionals (MFCC + eGeMAPS, support emotions)", False),
+    ]
+    assert [record["features"] for record in table.records][:2] == ["MFCC", "descriptors"]
+
+
+def test_targets_that_are_corpora_have_names_and_an_order(tmp_path):
+    targets = ("zzz", "cremad", "nemo", "ravdess", "it", "emovo", "emodb")
+    for target in targets:
+        make_run(tmp_path / target, target=target)
+    assert table_of(collect([str(tmp_path)])[0]).header == (
+        "Method",
+        *("Italian", "zzz", "EmoDB (de)", "EMOVO (it)", "RAVDESS (en)", "CREMA-D (en)"),
+        "nEMO (pl)",
+    )
 
 
 def test_formats_have_the_same_figures(tmp_path):
@@ -537,6 +583,30 @@ def test_figures_that_cannot_be_drawn_are_named(tmp_path):
     left_out = {subject for kind, subject, _ in remarks if kind == "left out"}
     assert {"figure figure3", "figure accuracy_by_shots", "figure embedding"} < left_out
     assert not (tmp_path / "out" / "figures" / "figure3.svg").exists()
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_runs_without_validation_are_reported(tmp_path, absent):
+    for method, support in (("fmaml", "emotions"), ("metaser", "all")):
+        folder = make_run(
+            tmp_path / "runs" / method, method=method, support=support, target="emodb"
+        )
+        results = json.loads((folder / "results.json").read_text())
+        curve = {
+            name: values if not name.startswith("val_") else []
+            for name, values in results["curve"].items()
+            if not (absent and name.startswith("val_"))
+        }
+        results |= {"selection": {"meta_step": 200}, "curve": curve}
+        change(folder, **results)
+        plots.convergence(folder / "convergence.png", results)
+        assert (folder / "convergence.png").stat().st_size > 0
+    report([str(tmp_path / "runs")], tmp_path / "out")
+    svg = (tmp_path / "out" / "figures" / "figure3.svg").read_text()
+    assert ">EmoDB (de)</text>" in svg
+    assert ">fmaml, training tasks</text>" in svg
+    assert "held-out" not in svg
+    assert "<td>200</td>" in (tmp_path / "out" / "report.html").read_text()
 
 
 CHECK = """<script>addEventListener("load", () => {

@@ -16,7 +16,7 @@ import numpy as np
 
 from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.report.runs import Remark, Row, Run
-from fmaml_jax.report.tables import LANGUAGES, language_order, summarise
+from fmaml_jax.report.tables import language_order, summarise, target_name
 
 # Okabe and Ito's, the best told apart first, without the yellow that white paper swallows.
 COLOURS = [matplotlib.color_sequences["okabe_ito"][i] for i in (5, 6, 3, 1, 7, 2, 0)]
@@ -129,10 +129,6 @@ def _legend(figure: plt.Figure, axes: np.ndarray, columns: int, **settings) -> N
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, **settings)
 
 
-def _language(target: str) -> str:
-    return LANGUAGES.get(target, target)
-
-
 def _loss_by_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
     rows = [row for row in (FMAML, METASER) if row in grid.rows]
     for shots in grid.shots:
@@ -159,6 +155,8 @@ def _loss_by_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
                 ("", "-", "training tasks"),
                 ("val_", "--", "held-out speakers"),
             ):
+                if not all(curve.get(f"{quantity}step") for curve in found):
+                    continue  # trained without validation
                 steps = np.asarray(found[0][f"{quantity}step"])
                 loss = np.mean(
                     [np.interp(steps, c[f"{quantity}step"], c[f"{quantity}loss"]) for c in found],
@@ -174,7 +172,7 @@ def _loss_by_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
                     markevery=max(1, len(steps) // 8),
                     label=f"{row.label}, {what}",
                 )
-        axis.set_title(_language(target))
+        axis.set_title(target_name(target))
         axis.set_xlabel("meta-step")
         axis.set_ylim(bottom=0)
     axes[0, 0].set_ylabel("query loss (nats)")
@@ -225,7 +223,7 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[plt.Figure | None, str]:
                 )
             axis.set_xticks(range(len(grid.shots)), grid.shots)
     for axis, target in zip(axes[0], targets, strict=True):
-        axis.set_title(_language(target))
+        axis.set_title(target_name(target))
     for axis in axes[1]:
         axis.set_xlabel("shots")
     emotions = next(iter(grid.cells.values()))[0].results["ways"]
@@ -285,7 +283,7 @@ def _accuracy_by_inner_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
                     )
             axis.xaxis.get_major_locator().set_params(integer=True)
     for axis, target in zip(axes[0], targets, strict=True):
-        axis.set_title(_language(target))
+        axis.set_title(target_name(target))
     for axis in axes[1]:
         axis.set_xlabel("inner step")
     _chance(grid, axes)
@@ -327,7 +325,7 @@ def _confusion(grid: _Grid) -> tuple[plt.Figure, str]:
                 axis.set_axis_off()
                 continue
             _matrix(axis, np.mean([run.results[MODE]["confusion"] for run in found], axis=0))
-            axis.set_title(f"{row.label}, {_language(target)}", fontsize=10)
+            axis.set_title(f"{row.label}, {target_name(target)}", fontsize=10)
             axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
             axis.set_yticks(range(len(classes)), classes)
     figure.supxlabel("answer", fontsize=10)
@@ -357,7 +355,7 @@ def _recall(grid: _Grid) -> tuple[plt.Figure, str]:
                 recalls = [[run.results[MODE]["recall"][c] for c in classes] for run in found]
                 shares[i] = np.mean(recalls, axis=0)
         _matrix(axis, shares)
-        axis.set_title(_language(target))
+        axis.set_title(target_name(target))
         axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
         axis.set_yticks(range(len(rows)), [row.label for row in rows])
     return figure, (
@@ -388,7 +386,7 @@ def _embedding(grid: _Grid) -> tuple[plt.Figure | None, str]:
             if not (found := points(row, target)):
                 axis.set_axis_off()
                 continue
-            axis.set_title(f"{row.label}, {_language(target)}", fontsize=10)
+            axis.set_title(f"{row.label}, {target_name(target)}", fontsize=10)
             for part, size, edge in (("query", 16, "none"), ("support", 70, "black")):
                 places = np.asarray(found[part]).reshape(-1, 2)
                 labels = np.asarray(found[f"{part}_labels"])

@@ -34,7 +34,7 @@ def render(
     facts = {
         "Runs": str(len(runs)),
         "Seeds": ", ".join(map(str, sorted({run.seed for run in runs}))),
-        "Data": ", ".join(first.config["data"]),
+        "Data": "; ".join(dict.fromkeys(", ".join(run.config["data"]) for run in runs)),
         "Classes": ", ".join(first.results["classes"]),
         "Test episodes a run": ", ".join(
             map(str, sorted({run.config["episodes"] for run in runs}))

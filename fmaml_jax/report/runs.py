@@ -29,6 +29,17 @@ NO_TRAINING_SETTING = {
 }
 """Settings that say which cell a run is of, how it is measured, or where it is computed."""
 
+FEATURES = ("MFCC", "eGeMAPS", "MFCC + eGeMAPS", "descriptors")
+
+
+def feature_name(feature_config: Mapping[str, Any]) -> str:
+    """Which of `FEATURES` a feature configuration makes."""
+    if "descriptors" in feature_config:
+        return "descriptors"
+    if "functionals" not in feature_config:
+        return "MFCC"
+    return "MFCC + eGeMAPS" if "coefficients" in feature_config else "eGeMAPS"
+
 
 class Row(NamedTuple):
     """A row of the tables: a method and its variant. Rows sort as the methods' table does."""
@@ -37,12 +48,14 @@ class Row(NamedTuple):
     support: str
     network: str
     leak_guard: str
+    features: str = "MFCC"
 
     @property
     def label(self) -> str:
         """The method, with its variant where that is not the method's own."""
         known = METHODS.get(self.method)
-        variant = [self.network] if self.network != "cnn" else []
+        variant = [self.features] if self.features != "MFCC" else []
+        variant += [self.network] if self.network != "cnn" else []
         if not known or self.support != known.supports[0]:
             variant.append(f"support {self.support}")
         guard = f", leak guard {self.leak_guard}" if self.leak_guard != "none" else ""
@@ -54,7 +67,9 @@ class Row(NamedTuple):
         known = list(METHODS)
         place = known.index(self.method) if self.method in known else len(known)
         own = self.method in known and METHODS[self.method].supports[0] == self.support
-        return place, self.method, not own, self.network, self.leak_guard != "none", self
+        features = FEATURES.index(self.features)
+        guarded = self.leak_guard != "none"
+        return place, self.method, not own, features, self.network, guarded, self
 
 
 class Run(NamedTuple):
@@ -77,13 +92,16 @@ class Run(NamedTuple):
         return self.row, self.target, self.shots
 
     @property
+    def problem(self) -> dict[str, Any]:
+        """The classes to tell apart."""
+        return {name: self.config[name] for name in ("emotions", "fixed")}
+
+    @property
     def material(self) -> dict[str, Any]:
         """The data; files count by their content, wherever they lay."""
         return {
             "the data's hashes": sorted(self.hashes.values()),
             "the feature configuration": self.features,
-            "emotions": self.config["emotions"],
-            "fixed": self.config["fixed"],
         }
 
     @property
@@ -119,8 +137,8 @@ def collect(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
         paths: run folders, or folders of them at any depth.
 
     Returns:
-        Runs of one material and protocol, one for each cell and seed; and what was left out, what
-        is missing, and what differs between cells.
+        Runs of one problem and protocol, and of one material for each of `FEATURES`; one run for
+        each cell and seed; and what was left out, what is missing, and what differs between cells.
 
     Raises:
         UserError: a path does not exist, no run can be used, or runs differ and neither kind is
@@ -144,7 +162,10 @@ def collect(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
         )
     for sift in (
         _without_duplicates,
-        lambda runs: _largest(runs, within=lambda run: (), by=lambda run: run.material),
+        lambda runs: _largest(runs, within=lambda run: (), by=lambda run: run.problem),
+        lambda runs: _largest(
+            runs, within=lambda run: run.row.features, by=lambda run: run.material
+        ),
         lambda runs: _largest(
             runs, within=lambda run: run.row.leak_guard, by=lambda run: run.protocol
         ),
@@ -203,6 +224,7 @@ def read(folder: Path) -> Iterator[Run | Remark]:
                     results["support"],
                     config["network"],
                     config["leak_guard"],
+                    feature_name(description["feature_config"]),
                 ),
                 target=results["target"],
                 shots=results["shots"],
@@ -248,7 +270,7 @@ def _contradictions(run: Run, seed: int) -> str:
         _ = figures["by_inner_step"]["accuracy"]
     if curve := run.results["curve"]:
         for part in ("", "val_"):
-            if len(curve[f"{part}step"]) != len(curve[f"{part}loss"]):
+            if len(curve.get(f"{part}step", ())) != len(curve.get(f"{part}loss", ())):
                 return "curve has steps without a loss"
     if found := run.results["embedding"]:
         for part in ("support", "query"):
@@ -269,7 +291,7 @@ def _without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Remark]]:
     kept: dict[Hashable, Run] = {}
     remarks = []
     for run in runs:
-        settings = run.material | run.protocol | run.queries | run.training
+        settings = run.problem | run.material | run.protocol | run.queries | run.training
         first = kept.setdefault((run.cell, run.seed, _key(settings)), run)
         if first is not run:
             same = "the same" if first.results == run.results else "other"

@@ -23,6 +23,10 @@ LANGUAGES = {  # in the order of the paper's columns, then of the other corpora
     **{"de": "German", "el": "Greek", "fr": "French", "pl": "Polish"},
     NO_LANGUAGE: "no language",
 }
+CORPORA = {  # targets that are one corpus of their language
+    **{"emodb": "EmoDB (de)", "emovo": "EMOVO (it)", "ravdess": "RAVDESS (en)"},
+    **{"cremad": "CREMA-D (en)", "nemo": "nEMO (pl)"},
+}
 
 TITLES = {
     "accuracy": "Accuracy over all classes",
@@ -164,15 +168,20 @@ def best_rows(column: Mapping[Row, Sequence[Run]], mode: str, figure: str) -> se
 
 
 def read_corpora(runs: Sequence[Run]) -> tuple[list[Dataset], str]:
-    """The corpora that the runs were made from, or none and a sentence that says why."""
+    """The corpora that runs were made from, or none and a sentence that says why.
+
+    Where runs have several kinds of features, those of the first kind that is here.
+    """
     reason = "no run names its data"
-    for data in dict.fromkeys(tuple(run.config["data"]) for run in runs):
+    for data, hashes in dict.fromkeys(
+        (tuple(run.config["data"]), tuple(sorted(run.hashes.values()))) for run in runs
+    ):
         try:
             corpora = list(load_corpora(data).values())
         except UserError as error:
             reason = str(error)
             continue
-        if sorted(corpus.content_hash for corpus in corpora) == sorted(runs[0].hashes.values()):
+        if sorted(corpus.content_hash for corpus in corpora) == list(hashes):
             return corpora, ""
         reason = f"{', '.join(data)} hold other clips by now (the content hash differs)"
     return [], reason
@@ -297,7 +306,7 @@ def _result_table(runs: Sequence[Run], shots: int, mode: str, figure: str, emofi
         rows.append(tuple(entries))
     header = ["Method"]
     for target in targets:
-        language = LANGUAGES.get(target, target)
+        language = target_name(target)
         header += [language, f"{language}, paper"] if of_paper else [language]
     number = f"{PAPER_TABLES[shots]}. " if shots in PAPER_TABLES else ""
     caption = f"{number}{TITLES[figure]} in {shots}-shot learning, {mode} batch norm"
@@ -358,10 +367,15 @@ def signs(row: Row, runs: Sequence[Run]) -> str:
     return ALL_CLASSES * (row.support == "all") + UNKNOWING * (not knows)
 
 
-def language_order(language: str) -> tuple[int, str]:
-    """Sorts languages in the order of the paper's columns, then of LANGUAGES, then by code."""
-    known = list(LANGUAGES)
-    return (known.index(language) if language in known else len(known) - 2, language)
+def target_name(target: str) -> str:
+    """A target in words: a language, or a corpus with its language's code."""
+    return (LANGUAGES | CORPORA).get(target, target)
+
+
+def language_order(target: str) -> tuple[int, str]:
+    """Sorts targets in the order of the paper's columns, of LANGUAGES, of CORPORA, then by name."""
+    known = [*LANGUAGES, *CORPORA]
+    return (known.index(target) if target in known else len(LANGUAGES) - 2, target)
 
 
 def _show(cell: Cell) -> str:
