@@ -13,10 +13,10 @@ a convolution has filters (218,759 parameters with 7 outputs).
 
 `fourier` is for descriptors, one vector a clip: the vector, centred, and the sines and cosines of
 random projections of it (random Fourier features, Rahimi and Recht 2007) reach the output layer.
-Gradient steps on that layer then move a smooth function of the clip, as a Gaussian kernel machine
-would: what a support clip teaches holds for clips that resemble it. The weights of the waves are
-context parameters (Zintgraf et al. 2019): zero at the start of every task and never meta-learned,
-since thousands of them would learn the source clips by heart.
+Gradient steps on the waves' weights move a smooth function of the clip, like a Gaussian kernel
+machine: what a support clip teaches holds for clips that resemble it, and leaves what resembles
+none, such as silence, as it was. They are context parameters (CAVIA, Zintgraf et al. 2019): zero at
+the start of every task, they alone adapt, and the vector's weights alone are meta-learned.
 
 Batch normalisation never keeps running averages. A set of clips is normalised either by its own
 statistics (transductive when the set is the query: a prediction then depends on its neighbours) or
@@ -49,7 +49,7 @@ BIAS = 0.3
 HEAD = "Dense_0"
 """Name of the output layer among the parameters."""
 CONTEXT = "Context_0"
-"""Name of a layer that is zero at the start of every task and only adapts (see `fourier`)."""
+"""Name of a layer of context parameters: zero at the start of every task, and adapted alone."""
 NORMALISATION = "BatchNorm_"
 """How the names of normalisation layers, of a scale and a bias each, begin."""
 

@@ -62,6 +62,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     Raises:
         UserError: see `load_clips`, `split_clips`, `require_clips` and `require_division`.
     """
+    method, _ = find_method(config)
     clips = load_clips(config.data)
     split = split_clips(
         clips,
@@ -73,11 +74,17 @@ def load_split(config: Config) -> tuple[Clips, Split]:
         task_domain=config.task_domain,
     )
     training, test = task_shapes(config)
+    if method.network and (clips.features.shape[1] > 1) != (input_frames(config.network) > 1):
+        raise UserError(
+            f"--network={config.network} cannot read features of {clips.features.shape[1]} frames "
+            "a clip: fourier is for one, which `data_prep.prepare --features=descriptors` makes, "
+            "the other networks for more"
+        )
     if split.groups is None:
         require_clips(split.test, config.classes, test.clips, "--shots or the --test_query flags")
     else:
         require_division(split.test, config.classes, test, split.groups, config.leak_guard)
-    if not find_method(config)[0].uses_sources:
+    if not method.uses_sources:
         return clips, split
     flags = "--shots or --query_per_class"
     if split.groups is not None:

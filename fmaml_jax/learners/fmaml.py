@@ -5,11 +5,13 @@ every query and in no support. With all classes in the support, and all position
 MAML on a plain (N + F)-way problem, which is MetaSER.
 """
 
+import jax
+
 from fmaml_jax.config import Config
 from fmaml_jax.learners.adaptation import make_learner, make_support_loss, with_start
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task, adapt
-from fmaml_jax.model import Model
+from fmaml_jax.model import CONTEXT, Model
 
 
 def make(config: Config, model: Model, rate: Params | None = None) -> Learner:
@@ -18,8 +20,12 @@ def make(config: Config, model: Model, rate: Params | None = None) -> Learner:
     Args:
         config: the run's settings.
         model: the network.
-        rate: inner rates for each parameter; `config.inner_lr` for all by default.
+        rate: inner rates for each parameter; by default `config.inner_lr` for all of them or, where
+            the network has context parameters, for these alone.
     """
+    layers = jax.eval_shape(model.init, jax.random.key(0))
+    adapted_layers = {CONTEXT} & layers.keys() or layers.keys()
+    rates = {name: config.inner_lr if name in adapted_layers else 0.0 for name in layers}
     support_loss = make_support_loss(config, model)
 
     def adapted(params: Params, task: Task, steps: int) -> tuple[Params, Params]:
@@ -27,7 +33,7 @@ def make(config: Config, model: Model, rate: Params | None = None) -> Learner:
             support_loss,
             params,
             (task.support, task.support_labels),
-            rate=config.inner_lr if rate is None else rate,
+            rate=jax.tree.broadcast(rates, params) if rate is None else rate,
             steps=steps,
             first_order=config.first_order,
         )
