@@ -131,17 +131,16 @@ class _Fourier(nn.Module):
         centre = self.variable("batch_stats", "mean", jnp.zeros, features.shape[1])
         if not stored_statistics:
             centre.value = features.mean(axis=0)
-        features = features - centre.value
+        vectors, waves = jnp.split(features - centre.value, [coeffs], axis=1)
+        known = jnp.concatenate([vectors, jnp.full((len(clips), 1), BIAS)], axis=1)
         if not head:
-            return features
-        constant = jnp.full((len(clips), 1), BIAS)
-        known = jnp.concatenate([features[:, :coeffs], constant], axis=1)
+            return jnp.concatenate([known, waves], axis=1)
 
         def layer(name: str) -> nn.Dense:
             zeros = nn.initializers.zeros
             return nn.Dense(self.classes, use_bias=False, kernel_init=zeros, name=name)
 
-        return layer(HEAD)(known) + layer(CONTEXT)(features[:, coeffs:])
+        return layer(HEAD)(known) + layer(CONTEXT)(waves)
 
 
 class Model(NamedTuple):

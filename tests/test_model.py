@@ -13,7 +13,16 @@ from fmaml_jax.convolution import patches_conv, reference_conv
 from fmaml_jax.evaluate import predict
 from fmaml_jax.learners import METHODS
 from fmaml_jax.maml import Task, adapt, cross_entropy, meta_gradient
-from fmaml_jax.model import BLOCKS, HEAD, make_model, pool_time
+from fmaml_jax.model import (
+    BIAS,
+    BLOCKS,
+    CONTEXT,
+    GAMMA,
+    HEAD,
+    input_frames,
+    make_model,
+    pool_time,
+)
 
 
 @pytest.mark.parametrize("size", [(1, 40, 40, 1), (2, 5, 5, 3), (2, 6, 9, 3)])
@@ -51,10 +60,13 @@ def network(request):
 @pytest.fixture(scope="module")
 def small(network):
     model = make_model(classes=3, coefficients=8, filters=4, network=network)
-    params = model.init(jax.random.key(0))
     rng = np.random.default_rng(0)
-    support = jnp.asarray(rng.normal(size=(6, 40, 8)), jnp.float32)
-    query = jnp.asarray(rng.normal(1, 2, size=(5, 40, 8)), jnp.float32)
+    params = model.init(jax.random.key(0))
+    if network == "fourier":  # which starts at zero
+        params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
+    frames = input_frames(network)
+    support = jnp.asarray(rng.normal(size=(6, frames, 8)), jnp.float32)
+    query = jnp.asarray(rng.normal(1, 2, size=(5, frames, 8)), jnp.float32)
     return model, params, support, query
 
 
@@ -84,6 +96,8 @@ def test_own_statistics_are_those_of_the_set_itself(small):
 
 
 def test_reference_convolution_gives_the_same_network(small, network):
+    if network not in BLOCKS:
+        return  # it has no convolution
     model, params, _, query = small
     reference = make_model(
         3, coefficients=8, filters=4, network=network, convolution=reference_conv
@@ -98,7 +112,6 @@ def test_reference_convolution_gives_the_same_network(small, network):
 
 def test_lstm_reads_the_second_block_s_map_over_time():
     """Against two blocks of the library's convolution and an LSTM, both in NumPy."""
-    assert tuple(BLOCKS) == NETWORKS
     model = make_model(classes=3, coefficients=8, filters=2, network="cnn_lstm")
     rng = np.random.default_rng(1)
     params = jax.tree.map(
@@ -138,12 +151,13 @@ def test_lstm_reads_the_second_block_s_map_over_time():
 
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.network])
-def test_every_method_takes_the_lstm(method):
+@pytest.mark.parametrize("other", ["cnn_lstm", "fourier"])
+def test_every_method_takes_the_other_networks(method, other):
     config = Config(emotions=("a", "b"), fixed=(), inner_steps=2, test_inner_steps=2, meta_steps=2)
     learner = METHODS[method].make(
-        config, make_model(classes=2, coefficients=4, filters=2, network="cnn_lstm")
+        config, make_model(classes=2, coefficients=4, filters=2, network=other)
     )
-    clips, labels = jnp.zeros((4, 40, 4)), jnp.zeros(4, int)
+    clips, labels = jnp.zeros((4, input_frames(other), 4)), jnp.zeros(4, int)
     task = Task(clips, labels, clips, labels)
     # Traced, which takes no compilation.
     params = jax.eval_shape(learner.init, jax.random.key(0))
@@ -152,6 +166,75 @@ def test_every_method_takes_the_lstm(method):
     if learner.loss:
         gradient, _ = jax.eval_shape(jax.grad(learner.loss, has_aux=True), params, task)
         assert jax.tree.structure(gradient) == jax.tree.structure(params)
+
+
+# ---- Fourier features
+
+
+def vectors(clips, coefficients=6, seed=2):
+    return np.random.default_rng(seed).normal(size=(clips, 1, coefficients)).astype(np.float32)
+
+
+def gaussian_kernel(left, right):
+    """exp(-GAMMA * mean squared difference), of clips and clips."""
+    return np.exp(-GAMMA * ((left[:, None, 0] - right[None, :, 0]) ** 2).mean(axis=-1))
+
+
+def test_products_of_fourier_features_are_a_gaussian_kernel():
+    frequencies = 4000
+    model = make_model(3, coefficients=6, filters=frequencies, network="fourier")
+    clips = vectors(12)
+    uncentred = {"mean": jnp.zeros(6 + 2 * frequencies)}
+    found = np.asarray(model.features({}, clips, uncentred))
+    assert np.ptp(gaussian_kernel(clips, clips)) > 0.8  # near and far pairs
+    # The product is a mean of cosines of normal angles: of variance (1 + k^4) / 2 - k^2 each.
+    kernel = gaussian_kernel(clips, clips)
+    deviation = np.sqrt(((1 + kernel**4) / 2 - kernel**2).clip(0) / frequencies)
+    error = np.abs(found[:, 7:] @ found[:, 7:].T - kernel)
+    assert (error <= 4.5 * deviation + 1e-5).all()
+    assert error.max() > 1e-4  # it is no closed form
+    np.testing.assert_allclose(found[:, :6] * np.sqrt(6), clips[:, 0], rtol=1e-6)
+    assert (found[:, 6] == np.float32(BIAS)).all()
+
+
+def test_fourier_features_are_centred_on_the_clips_given_for_statistics():
+    model = make_model(3, coefficients=6, filters=5, network="fourier")
+    support, query = vectors(7), vectors(4, seed=3) + 1
+    zero = {"mean": jnp.zeros(6 + 2 * 5)}
+
+    def features(clips, statistics):
+        return np.delete(model.features({}, clips, statistics), 6, axis=1)  # the constant
+
+    mean = features(support, zero).mean(axis=0)
+    statistics = model.statistics(model.init(jax.random.key(0)), support)
+    np.testing.assert_allclose(statistics["mean"], mean, atol=1e-6)
+    np.testing.assert_allclose(features(support, None).mean(axis=0), 0, atol=1e-6)
+    centred = features(query, statistics)
+    np.testing.assert_allclose(centred, features(query, zero) - mean, atol=1e-6)
+    assert np.abs(centred.mean(axis=0)).max() > 0.1
+
+
+def test_fourier_logits_are_two_linear_layers_that_start_at_zero():
+    model = make_model(3, coefficients=6, filters=5, network="fourier")
+    params = model.init(jax.random.key(0))
+    shapes = jax.tree.map(jnp.shape, params)
+    assert shapes == {HEAD: {"kernel": (7, 3)}, CONTEXT: {"kernel": (10, 3)}}
+    assert not any(leaf.any() for leaf in jax.tree.leaves(params))
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
+    clips = vectors(4)
+    found = np.asarray(model.features(params, clips, None))
+    expected = found[:, :7] @ params[HEAD]["kernel"] + found[:, 7:] @ params[CONTEXT]["kernel"]
+    np.testing.assert_allclose(model.apply(params, clips, None), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_fourier_frequencies_are_the_same_for_every_seed():
+    clips = vectors(4)
+    one, other = (
+        make_model(2, coefficients=6, filters=5, network="fourier").features({}, clips, None)
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(one, other)
 
 
 def test_pooling_time_averages_equal_shares():

@@ -14,7 +14,7 @@ from fmaml_jax.learners.adaptation import unadapted
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.learners.metric import class_means, embed
 from fmaml_jax.maml import Params, Task
-from fmaml_jax.model import HEAD, Model
+from fmaml_jax.model import CONTEXT, HEAD, Model
 
 HIDDEN = 8
 """As in the paper's module."""
@@ -33,7 +33,7 @@ def make(config: Config, model: Model) -> Learner:
     def init(key: Array) -> Params:
         network_key, *keys = jax.random.split(key, 4)
         network = model.init(network_key)
-        width = len(network[HEAD]["kernel"])
+        width = sum(len(network[name]["kernel"]) for name in {HEAD, CONTEXT} & network.keys())
         normal = jax.nn.initializers.he_normal()
         relation = {
             "query": normal(keys[0], (width, HIDDEN)),
