@@ -238,7 +238,10 @@ def whitening_scale(
         ways: N; the fixed classes, silence among them, are left out.
     """
     groups = [
-        features[clips].mean(axis=1) for pool in split.train.values() for clips in pool[:ways]
+        features[clips].mean(axis=1)
+        for pool in split.train.values()
+        for clips in pool[:ways]
+        if len(clips)
     ]
     rest = np.concatenate([group - group.mean(axis=0) for group in groups], dtype=np.float64)
     deviation = rest.std(axis=0) + 1e-6

@@ -8,7 +8,17 @@ import pytest
 
 from data_prep.console import UserError
 from data_prep.dataset import Shard, load, save
-from fmaml_jax.data import load_clips, require_clips, split_clips, training_scale
+from fmaml_jax import data
+from fmaml_jax.data import (
+    Clips,
+    Split,
+    load_clips,
+    require_clips,
+    scaled,
+    split_clips,
+    standard_scale,
+    whitening_scale,
+)
 from tests.corpus import EMOTIONS, FIXED, make_corpus, save_corpora
 
 
@@ -22,10 +32,15 @@ def clips(paths):
     return load_clips(paths)
 
 
-def deal(clips, target="cc", fixed=FIXED, val_fraction=0.2):
+def deal(clips, target="cc", fixed=FIXED, val_fraction=0.2, **changes):
     return split_clips(
-        clips, target=target, emotions=EMOTIONS, fixed=fixed, val_fraction=val_fraction
+        clips, target=target, emotions=EMOTIONS, fixed=fixed, val_fraction=val_fraction, **changes
     )
+
+
+def clips_in(part):
+    """All clips of a part's pools."""
+    return np.unique(np.concatenate([np.concatenate(pool) for pool in part.values()]))
 
 
 def test_all_clips_are_joined(clips, paths):
@@ -123,11 +138,203 @@ def test_split_follows_from_the_data_alone(clips):
 
 def test_scale_standardises_the_training_clips(clips):
     split = deal(clips)
-    scale = training_scale(clips.features, split)
-    used = np.unique(np.concatenate([np.concatenate(p) for p in split.train.values()]))
-    standardised = (clips.features[used] - scale.mean) / scale.deviation
-    np.testing.assert_allclose(standardised.mean((0, 1)), 0, atol=1e-4)
-    np.testing.assert_allclose(standardised.std((0, 1)), 1, atol=1e-4)
+    standardised = scaled(clips.features, standard_scale(clips.features, split))
+    used = standardised[clips_in(split.train)]
+    np.testing.assert_allclose(used.mean((0, 1)), 0, atol=1e-4)
+    np.testing.assert_allclose(used.std((0, 1)), 1, atol=1e-4)
+    # Each coefficient by itself: a coefficient is that of before, moved and stretched.
+    for before, after in zip(
+        clips.features.reshape(-1, 4).T, standardised.reshape(-1, 4).T, strict=True
+    ):
+        assert np.corrcoef(before, after)[0, 1] > 1 - 1e-5
+
+
+# ---- whitening
+
+
+def one_frame_clips(domains=2, ways=3, clips=400, coefficients=5, seed=0):
+    """Vectors of classes, of a covariance of their own and silence far off, and their split."""
+    rng = np.random.default_rng(seed)
+    mixing = rng.normal(size=(coefficients, coefficients)) * [1, 2, 5, 0.1, 30]
+    features, pools, start = [], {}, 0
+    for domain in range(domains):
+        means = rng.normal(0, 50, (ways, coefficients))
+        features += [rng.normal(size=(clips, coefficients)) @ mixing + mean for mean in means]
+        pools[f"d{domain}"] = tuple(
+            np.arange(start + i * clips, start + (i + 1) * clips) for i in range(ways)
+        )
+        start += ways * clips
+    features.append(rng.normal(1000, 100, (50, coefficients)))
+    pools = {name: (*pool, np.arange(start, start + 50)) for name, pool in pools.items()}
+    return np.concatenate(features).astype(np.float32)[:, None], Split(pools, {}, {})
+
+
+def within_classes(features, split, ways=3):
+    """Differences from the mean of a class and domain, by their definition."""
+    return np.concatenate(
+        [
+            features[clips, 0] - features[clips, 0].mean(axis=0)
+            for pool in split.train.values()
+            for clips in pool[:ways]
+        ]
+    )
+
+
+def test_unshrunk_whitening_makes_the_covariance_within_classes_the_identity(monkeypatch):
+    monkeypatch.setattr(data, "SHRINKAGE", 0.0)
+    features, split = one_frame_clips()
+    whitened = scaled(features, whitening_scale(features, split, 3))
+    rest = within_classes(whitened, split)
+    np.testing.assert_allclose(rest.T @ rest / len(rest), np.eye(5), atol=2e-3)
+    # Centred on the mean of the classes' means.
+    means = [whitened[clips, 0].mean(axis=0) for pool in split.train.values() for clips in pool[:3]]
+    np.testing.assert_allclose(np.mean(means, axis=0), 0, atol=1e-2)
+
+
+def test_unshrunk_whitening_does_not_depend_on_the_coordinates(monkeypatch):
+    """Distances of clips are the same for any affine recoding of their features."""
+    monkeypatch.setattr(data, "SHRINKAGE", 0.0)
+    features, split = one_frame_clips()
+    rng = np.random.default_rng(3)
+    recoded = (features @ rng.normal(size=(5, 5)) + rng.normal(size=5)).astype(np.float32)
+
+    def distances(features):
+        whitened = scaled(features, whitening_scale(features, split, 3))[::97, 0]
+        return np.linalg.norm(whitened[:, None] - whitened, axis=-1)
+
+    np.testing.assert_allclose(distances(recoded), distances(features), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 0.7, 1.0])
+def test_whitened_clips_differ_by_one_whatever_the_shrinkage(shrinkage, monkeypatch):
+    monkeypatch.setattr(data, "SHRINKAGE", shrinkage)
+    features, split = one_frame_clips(clips=20)
+    rest = within_classes(scaled(features, whitening_scale(features, split, 3)), split)
+    np.testing.assert_allclose(np.mean(rest**2), 1, rtol=1e-3)
+
+
+def test_wholly_shrunk_whitening_scales_each_coefficient_by_its_deviation(monkeypatch):
+    monkeypatch.setattr(data, "SHRINKAGE", 1.0)
+    features, split = one_frame_clips(clips=30)
+    matrix = whitening_scale(features, split, 3).matrix
+    deviation = within_classes(features.astype(np.float64), split).std(axis=0)
+    np.testing.assert_allclose(matrix, np.diag(1 / deviation), rtol=1e-4, atol=1e-7)
+
+
+def test_whitening_is_of_the_emotions_of_the_training_clips_alone():
+    features, split = one_frame_clips(clips=30)
+    used = np.concatenate([np.concatenate(pool[:3]) for pool in split.train.values()])
+    others = np.setdiff1d(np.arange(len(features)), used)
+    changed = features.copy()
+    changed[others] *= 7
+    for one, other in zip(
+        whitening_scale(features, split, 3), whitening_scale(changed, split, 3), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_source_without_an_emotion_is_whitened_by_the_others():
+    features, split = one_frame_clips(clips=30)
+    none = np.array([], int)
+    lacking = {"d0": split.train["d0"], "d1": (none, *split.train["d1"][1:])}
+    scale = whitening_scale(features, split._replace(train=lacking), 3)
+    assert np.isfinite(scale.mean).all()
+    assert np.isfinite(scale.matrix).all()
+
+
+# ---- corpora as domains and as targets
+
+
+@pytest.fixture(scope="module")
+def many():
+    """Clips of six corpora, four of each class, by four speakers; silence for all.
+
+    Languages aa (one, two, plain: neutral alone), bb (three) and cc (four, five). Corpora two and
+    five lack neutral.
+    """
+    rows = []
+    for corpus, language, labels in (
+        ("one", "aa", (*EMOTIONS, "neutral")),
+        ("two", "aa", EMOTIONS),
+        ("plain", "aa", ("neutral",)),
+        ("three", "bb", (*EMOTIONS, "neutral")),
+        ("four", "cc", (*EMOTIONS, "neutral")),
+        ("five", "cc", EMOTIONS),
+        ("quiet", "zxx", ("silence",)),
+    ):
+        rows += [(corpus, language, label, i) for label in labels for i in range(20)]
+    corpora, languages, labels, numbers = (np.array(column) for column in zip(*rows, strict=True))
+    return Clips(
+        features=np.zeros((len(rows), 1, 1), np.float32),
+        labels=labels,
+        languages=languages,
+        speakers=np.where(languages == "zxx", "", np.char.add("s", (numbers % 4).astype(str))),
+        scenes=np.full(len(rows), ""),
+        names=np.char.add(np.char.add(labels, "-"), numbers.astype(str)),
+        corpora=corpora,
+        hashes={},
+        feature_config={},
+    )
+
+
+def test_a_corpus_as_the_target_is_tested_alone_and_its_language_never_trained_on(many):
+    split = deal(many, target="four")
+    assert set(split.test) == {"four"}
+    for label, members in zip((*EMOTIONS, "neutral"), split.test["four"], strict=False):
+        expected = np.flatnonzero((many.corpora == "four") & (many.labels == label))
+        assert set(members) == set(expected)
+    for part in (split.train, split.val):
+        assert set(part) == {"aa", "bb"}
+        assert set(many.languages[clips_in(part)]) == {"aa", "bb", "zxx"}
+    # The language as the target has both of its corpora.
+    assert set(many.corpora[np.concatenate(deal(many).test["cc"][:3])]) == {"four", "five"}
+
+
+def test_a_target_corpus_without_neutral_has_its_languages(many):
+    pool = deal(many, target="five").test["five"]
+    assert set(many.corpora[np.concatenate(pool[:3])]) == {"five"}
+    assert set(many.corpora[pool[3]]) == {"four"}
+    assert set(many.corpora[pool[4]]) == {"quiet"}
+
+
+def test_domains_may_be_the_corpora_of_emotions(many):
+    split = deal(many, task_domain="corpus")
+    assert set(split.train) == set(split.val) == {"aa/one", "aa/two", "bb/three"}
+    for part in (split.train, split.val):
+        for name, pool in part.items():
+            # Speakers are held out by language: a corpus may have none of them.
+            assert set(many.corpora[np.concatenate(pool[:3])]) <= {name.split("/")[1]}
+    # Its own neutral where it has one, else all of its language's.
+    assert set(many.corpora[split.train["aa/one"][3]]) == {"one"}
+    assert set(many.corpora[split.train["aa/two"][3]]) == {"one", "plain"}
+    assert set(many.corpora[split.train["bb/three"][3]]) == {"three"}
+    assert not set(clips_in(split.train)) & set(clips_in(split.val))
+    # The clips are dealt out as by language: only the domains differ.
+    by_language = deal(many)
+    for ours, theirs in zip(split[:2], by_language[:2], strict=True):
+        assert set(clips_in(ours)) == set(clips_in(theirs))
+
+
+def test_a_corpus_of_two_languages_is_two_domains(many):
+    bilingual = many._replace(
+        corpora=np.where(np.isin(many.corpora, ["one", "three"]), "films", many.corpora)
+    )
+    split = deal(bilingual, task_domain="corpus")
+    assert set(split.train) == {"aa/films", "aa/two", "bb/films"}
+    for name, pool in split.train.items():
+        assert set(many.languages[np.concatenate(pool[:4])]) == {name[:2]}
+
+
+@pytest.mark.parametrize("task_domain", ["language", "corpus"])
+def test_without_validation_all_source_speakers_are_trained_on(many, task_domain):
+    split = deal(many, val_fraction=0, task_domain=task_domain)
+    assert split.val == {}
+    sources = np.isin(many.languages, ["aa", "bb"])
+    # Silence keeps its share for validation out of training: the test's is the same.
+    assert set(np.flatnonzero(sources)) == set(
+        clips_in(split.train)[many.languages[clips_in(split.train)] != "zxx"]
+    )
+    np.testing.assert_equal(split.test, deal(many, task_domain=task_domain).test)
 
 
 def test_missing_target_and_sources_are_named(clips, paths):
