@@ -13,8 +13,9 @@ from sklearn.svm import SVC
 from fmaml_jax import evaluate
 from fmaml_jax.config import Config
 from fmaml_jax.learners import find_method, functionals, mamlpp, matching, protonet, relation
+from fmaml_jax.learners.adaptation import make_support_loss, start_optimizer
 from fmaml_jax.maml import Task, cross_entropy
-from fmaml_jax.model import HEAD, Model
+from fmaml_jax.model import CONTEXT, HEAD, Model, make_model
 
 CONFIG = Config(emotions=("a", "b"), fixed=("c",), inner_lr=0.3, inner_steps=2, test_inner_steps=3)
 
@@ -127,6 +128,196 @@ def test_inductive_predictions_ignore_other_queries_and_all_query_labels(task):
         - predict(ours, PARAMS, task, "transductive")[:, 2:5]
     )
     assert np.abs(difference).max() > 1e-2
+
+
+# ---- settings of the inner and the outer loss
+
+
+def test_start_weight_mixes_the_query_losses_before_and_after_adaptation(task):
+    def parts(params):
+        return tuple(
+            cross_entropy(
+                logits_of(descend(params, task, steps), task, "transductive"), task.query_labels
+            )
+            for steps in (0, 2)
+        )
+
+    before, after = parts(PARAMS)
+    assert abs(before - after) > 0.01
+    loss, accuracy = learner(start_weight=0.3).loss(PARAMS, task)
+    np.testing.assert_allclose(loss, 0.3 * before + 0.7 * after, rtol=1e-5)
+    plain_loss, plain_accuracy = learner().loss(PARAMS, task)
+    np.testing.assert_allclose(plain_loss, after, rtol=1e-5)
+    assert accuracy == plain_accuracy
+    slopes = jax.jacrev(parts)(PARAMS)
+    expected = jax.tree.map(lambda b, a: 0.3 * b + 0.7 * a, *slopes)
+    assert_close(gradient_of(learner(start_weight=0.3), PARAMS, task), expected, 1e-3, 1e-5)
+
+
+def test_supported_outputs_alone_are_in_the_inner_softmax(task):
+    """By the N + F rule; with a support of all classes, all outputs are."""
+    support = task.support, task.support_labels
+
+    def slope(**changes):
+        loss = make_support_loss(replace(CONFIG, **changes), MODEL)
+        return jax.grad(loss)(PARAMS, support)
+
+    everywhere = slope(support="emotions")[HEAD]["kernel"]
+    assert np.abs(everywhere[:, 2]).max() > 1e-3
+    protected = slope(support="emotions", inner_outputs="supported")[HEAD]["kernel"]
+    assert (protected[:, 2] == 0).all()
+    loss = make_support_loss(replace(CONFIG, support="emotions", inner_outputs="supported"), MODEL)
+    logits = MODEL.apply(PARAMS, task.support)[:, :2]
+    np.testing.assert_allclose(
+        loss(PARAMS, support), cross_entropy(logits, task.support_labels), rtol=1e-6
+    )
+    for one, other in zip(
+        jax.tree.leaves(slope(support="all")),
+        jax.tree.leaves(slope(support="all", inner_outputs="supported")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_sum_is_the_mean_times_the_clips(task):
+    support = task.support, task.support_labels
+    mean, total = (
+        make_support_loss(replace(CONFIG, support_loss=kind), MODEL)(PARAMS, support)
+        for kind in ("mean", "sum")
+    )
+    np.testing.assert_allclose(total, 6 * mean, rtol=1e-6)
+    few = task.support[:2], task.support_labels[:2]
+    probabilities = jax.nn.softmax(MODEL.apply(PARAMS, few[0]))[jnp.arange(2), few[1]]
+    loss = make_support_loss(replace(CONFIG, support_loss="sum"), MODEL)
+    np.testing.assert_allclose(loss(PARAMS, few), -np.log(probabilities).sum(), rtol=1e-5)
+
+
+def test_fixed_bias_is_of_the_test_and_of_outputs_without_a_support(task):
+    plain, biased = (learner(support="emotions", fixed_bias=bias) for bias in (0.0, 1.5))
+    assert plain.loss(PARAMS, task)[0] == biased.loss(PARAMS, task)[0]
+    difference = predict(biased, PARAMS, task, "inductive") - predict(
+        plain, PARAMS, task, "inductive"
+    )
+    expected = np.broadcast_to([0, 0, 1.5], difference.shape)
+    np.testing.assert_allclose(difference, expected, atol=1e-5)
+    for method in ("metaser", "fomaml"):
+        whole = learner(method=method, support="all", fixed_bias=1.5)
+        without = learner(method=method, support="all")
+        np.testing.assert_array_equal(
+            whole.logits(PARAMS, task, "inductive"), without.logits(PARAMS, task, "inductive")
+        )
+
+
+def test_start_optimizer_is_adam_with_a_penalty_that_leaves_context_parameters_alone():
+    """Two steps by hand; one with the published constants is sign(gradient) * rate."""
+    start = {HEAD: {"kernel": jnp.array([0.5, -2.0])}, CONTEXT: {"kernel": jnp.zeros(2)}}
+    optimizer = start_optimizer(0.1, 0.25)
+    state, params = optimizer.init(start), start
+    theta, mean, square = np.array([0.5, -2.0]), 0, 0
+    for t, gradient in ((1, np.array([0.3, 0.1])), (2, np.array([-1.0, 0.6]))):
+        given = {HEAD: {"kernel": jnp.asarray(gradient)}, CONTEXT: {"kernel": jnp.ones(2)}}
+        updates, state = optimizer.update(given, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+        penalised = gradient + 0.25 * theta
+        mean = 0.9 * mean + 0.1 * penalised
+        square = 0.999 * square + 0.001 * penalised**2
+        theta = theta - 0.1 * (mean / (1 - 0.9**t)) / (np.sqrt(square / (1 - 0.999**t)) + 1e-8)
+        np.testing.assert_allclose(params[HEAD]["kernel"], theta, rtol=1e-5)
+        assert (params[CONTEXT]["kernel"] == 0).all()
+    # The penalty turns the second coordinate's first step round: 0.1 - 0.25 * 2 < 0.
+    assert theta[1] > -2
+
+
+# ---- Fourier network: context parameters
+
+
+FOURIER = make_model(3, coefficients=5, filters=40, network="fourier")
+OF_FOURIER = {"support": "emotions", "support_loss": "sum", "inner_lr": 0.7}
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    """A task of one vector a clip, and a start that knows something of all classes."""
+    rng = np.random.default_rng(8)
+    support, query = (jnp.asarray(rng.normal(size=(clips, 1, 5)), jnp.float32) for clips in (6, 9))
+    labels = jnp.array([0, 0, 0, 1, 1, 1])
+    start = {
+        HEAD: {"kernel": jnp.asarray(rng.normal(size=(6, 3)), jnp.float32)},
+        CONTEXT: {"kernel": jnp.zeros((80, 3))},
+    }
+    return start, Task(support, labels, query, jnp.arange(9) % 3)
+
+
+def fourier_learner(**changes):
+    config = replace(CONFIG, **OF_FOURIER | changes)
+    return find_method(config)[0].make(config, FOURIER)
+
+
+@pytest.mark.parametrize("outputs", ["all", "supported"])
+def test_context_descends_as_a_kernel_machine_in_the_dual(outputs, spoken):
+    """Alpha <- alpha - rate * (softmax - one-hot); logits are the start's and K alpha."""
+    start, task = spoken
+    statistics = FOURIER.statistics(start, task.support)
+    support, query = (
+        np.asarray(FOURIER.features(start, clips, statistics), np.float64)
+        for clips in (task.support, task.query)
+    )
+    known, waves = np.split(support, [6], axis=1)
+    known_query, waves_query = np.split(query, [6], axis=1)
+    head, used = np.asarray(start[HEAD]["kernel"], np.float64), 3 if outputs == "all" else 2
+    alpha, expected = np.zeros((6, 3)), []
+    for _ in range(4):
+        expected.append(known_query @ head + waves_query @ waves.T @ alpha)
+        exponents = np.exp((known @ head + waves @ waves.T @ alpha)[:, :used])
+        softmax = exponents / exponents.sum(axis=1, keepdims=True)
+        alpha[:, :used] -= 0.7 * (softmax - np.eye(3)[task.support_labels][:, :used])
+    ours = fourier_learner(inner_outputs=outputs)
+    found = predict(ours, start, task, "inductive")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(found[-1] - found[0]).max() > 0.3
+    if outputs == "supported":
+        np.testing.assert_array_equal(found[:, :, 2], found[:1, :, 2].repeat(4, axis=0))
+
+
+def test_inductive_fourier_predictions_ignore_other_queries(spoken):
+    start, task = spoken
+    few = task._replace(query=task.query[2:4], query_labels=task.query_labels[2:4])
+    whole = predict(fourier_learner(), start, task, "inductive")
+    np.testing.assert_allclose(
+        predict(fourier_learner(), start, few, "inductive"), whole[:, 2:4], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_context_adapts_alone_in_a_task(spoken):
+    start, task = spoken
+    states = fourier_learner().adapt(start, task)
+    for head in states[HEAD]["kernel"]:
+        np.testing.assert_array_equal(head, start[HEAD]["kernel"])
+    assert (states[CONTEXT]["kernel"][0] == 0).all()
+    assert (np.abs(np.diff(states[CONTEXT]["kernel"], axis=0)).max(axis=(1, 2)) > 1e-3).all()
+    # ANIL's part is the head, the vector's weights.
+    anil = fourier_learner(method="anil").adapt(start, task)
+    assert (anil[CONTEXT]["kernel"] == 0).all()
+    assert (np.abs(np.diff(anil[HEAD]["kernel"], axis=0)).max(axis=(1, 2)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("method", ["fmaml", "meta_sgd", "mamlpp", "reptile", "pooled_finetune"])
+def test_context_starts_every_task_at_zero_whatever_is_learned(method, spoken):
+    _, task = spoken
+    ours = fourier_learner(method=method, outer_decay=0.1, batch_norm="inductive")
+    params = ours.init(jax.random.key(0))
+    optimizer = ours.optimizer(0.05)
+    state = optimizer.init(params)
+    for _ in range(2):
+        gradient = gradient_of(ours, params, task)
+        updates, state = optimizer.update(gradient, state, params)
+        params = jax.tree.map(jnp.add, params, updates)
+    start = params.get("start", params)
+    assert np.abs(start[HEAD]["kernel"]).max() > 0.05
+    assert (start[CONTEXT]["kernel"] == 0).all()
+    if "rates" in params:  # the context's rates are learned as all others are
+        rates = params["rates"][CONTEXT]
+        assert all(np.abs(leaf - 0.7).max() > 0.01 for leaf in jax.tree.leaves(rates))
 
 
 # ---- the other methods, on a task whose support holds all classes
@@ -310,6 +501,15 @@ def test_reptile_moves_towards_where_descent_on_the_whole_task_ends(task):
     )
     expected = jax.tree.map(lambda a, b: a - b, PARAMS, descend(PARAMS, whole, 2))
     assert_close(gradient_of(learner(method="reptile"), PARAMS, task), expected)
+
+
+def test_reptile_learns_fixed_classes_that_adaptation_leaves_alone(task):
+    """`inner_outputs` is of the target's support; a training task is descended on as a whole."""
+    protected = learner(method="reptile", support="emotions", inner_outputs="supported")
+    plain = learner(method="reptile", support="emotions")
+    assert_close(gradient_of(protected, PARAMS, task), gradient_of(plain, PARAMS, task))
+    states = protected.adapt(PARAMS, task)[HEAD]["kernel"]
+    np.testing.assert_array_equal(states[-1][:, 2], PARAMS[HEAD]["kernel"][:, 2])
 
 
 @pytest.mark.parametrize(("method", "moves"), [("anil", HEAD), ("boil", "in")])

@@ -65,7 +65,7 @@ def with_start(start: Params, path: Params) -> Params:
     return jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, path)
 
 
-def start_optimizer(rate: float, decay: float) -> optax.GradientTransformation:
+def start_optimizer(rate: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformation:
     """Adam, with an L2 penalty, for the meta-learned start; its context parameters stay zero."""
 
     def kind(path: tuple, _: Array) -> str:

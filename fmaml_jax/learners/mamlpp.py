@@ -25,6 +25,7 @@ from fmaml_jax.learners.adaptation import (
     make_support_loss,
     query_logits,
     query_loss,
+    start_optimizer,
     with_start,
 )
 from fmaml_jax.learners.interface import Learner
@@ -109,10 +110,12 @@ def make(config: Config, model: Model) -> Learner:
         cosine = optax.cosine_decay_schedule(rate, config.meta_steps)
         count = optax.stateless(lambda updates, _: jax.tree.map(jnp.ones_like, updates))
         return optax.partition(
-            {"learned": optax.adam(cosine), "counted": count},
-            lambda params: {
-                name: "counted" if name == "meta_step" else "learned" for name in params
+            {
+                "start": start_optimizer(cosine, config.outer_decay),
+                "learned": optax.adam(cosine),
+                "counted": count,
             },
+            {"start": "start", "norms": "learned", "rates": "learned", "meta_step": "counted"},
         )
 
     return make_learner(config, model, init, adapted)._replace(loss=loss, optimizer=optimizer)

@@ -2,10 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax import Array
 
 from fmaml_jax.config import Config
-from fmaml_jax.learners.adaptation import make_learner, make_support_loss, with_start
+from fmaml_jax.learners.adaptation import (
+    make_learner,
+    make_support_loss,
+    start_optimizer,
+    with_start,
+)
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task, adapt
 from fmaml_jax.model import Model
@@ -31,4 +37,10 @@ def make(config: Config, model: Model) -> Learner:
         )
         return theta, with_start(params["start"], path)
 
-    return make_learner(config, model, init, adapted)
+    def optimizer(rate: float) -> optax.GradientTransformation:
+        return optax.partition(
+            {"start": start_optimizer(rate, config.outer_decay), "rates": optax.adam(rate)},
+            {"start": "start", "rates": "rates"},
+        )
+
+    return make_learner(config, model, init, adapted)._replace(optimizer=optimizer)

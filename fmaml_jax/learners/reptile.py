@@ -4,6 +4,8 @@ It knows no split into support and query: a training task's clips, with all of i
 descended on together. On the target it adapts on the support alone, like the others.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -19,7 +21,8 @@ from fmaml_jax.model import Model
 
 def make(config: Config, model: Model) -> Learner:
     """The learner; the outer optimiser gets theta - theta' as its gradient."""
-    support_loss = make_support_loss(config, model)
+    # All classes are in what it descends on, whichever have a support on the target.
+    support_loss = make_support_loss(replace(config, inner_outputs="all"), model)
 
     def loss(params: Params, task: Task) -> tuple[Scalar, Scalar]:
         clips = jnp.concatenate([task.support, task.query])
