@@ -23,7 +23,7 @@ from fmaml_jax.devices import (
     to_devices,
 )
 from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds
-from fmaml_jax.learners.functionals import Classify, Labels, Statistics
+from fmaml_jax.learners.functionals import Make, Statistics
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
 
@@ -151,23 +151,21 @@ def predict_episodes(
 
 
 def make_classify(
-    make: Callable[[Statistics, Labels], Classify],
-    statistics: Statistics,
-    sources: Mapping[str, Pool],
+    make: Make, statistics: Statistics, sources: Mapping[str, Pool], ways: int
 ) -> Callable[[Episodes], Float32[np.ndarray, "steps queries classes"]]:
     """Query logits of one episode by a method that is no network; `steps` is 1.
 
     Args:
         make: the method (`learners.functionals`); it sees the sources once.
         statistics: of all clips.
-        sources: training clips of each class, by language.
+        sources: training clips of each class, by domain.
+        ways: N.
     """
-    by_class = [np.unique(np.concatenate(clips)) for clips in zip(*sources.values(), strict=True)]
-    source = statistics[np.concatenate(by_class)]
-    classify = make(source, np.repeat(np.arange(len(by_class)), list(map(len, by_class))))
+    classify = make(statistics, sources, ways)
+    classes = len(next(iter(sources.values())))
 
     def classified(episode: Episodes) -> Float32[np.ndarray, "steps queries classes"]:
-        logits = np.full((1, len(episode.query), len(by_class)), UNKNOWN, np.float32)
+        logits = np.full((1, len(episode.query), classes), UNKNOWN, np.float32)
         known, scores = classify(
             statistics[episode.support], episode.support_labels, statistics[episode.query]
         )

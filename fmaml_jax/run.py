@@ -141,7 +141,10 @@ def _train_and_evaluate(
         by_mode, outputs, selections = _meta_learn(config, clips, split, folder, pictured)
     else:
         classified = evaluate.make_classify(
-            method.make, functionals.time_statistics(clips.features), split.train
+            method.make,
+            functionals.time_statistics(clips.features),
+            split.train,
+            len(config.emotions),
         )
         with progress("evaluation", config.episodes * len(config.seeds), " episodes") as bar:
             predictions = [

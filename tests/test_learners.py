@@ -649,10 +649,16 @@ def test_support_svm_separates_by_the_widest_margin():
     # Of two points a class on a line, the boundary is half-way between the nearest two.
     support, labels = np.array([[-1.2], [-1], [2], [2.1]]), np.array([0, 0, 2, 2])
     query = np.array([[0.4], [0.6]])
-    known, scores = functionals.support_svm(None, None)(support, labels, query)
+    known, scores = functionals.support_svm(None, {}, 3)(support, labels, query)
     assert known.tolist() == [0, 2]
     assert scores.argmax(axis=1).tolist() == [0, 1]
     np.testing.assert_allclose(scores[:, 0], -scores[:, 1])
+
+
+def pool_of(labels, clips=None):
+    """A pool of those clips (of all), by their labels of three classes."""
+    clips = np.arange(len(labels)) if clips is None else clips
+    return tuple(clips[labels[clips] == label] for label in range(3))
 
 
 def overlapping(seed=5):
@@ -666,7 +672,9 @@ def test_fixed_svm_is_scikit_learns_on_the_support_and_the_fixed_classes_of_the_
     support, query = source[:30:3] + 0.1, overlapping(seed=7)[0]
     labels = source_labels[:30:3]
     assert set(labels) == {0, 1}
-    known, scores = functionals.fixed_svm(source, source_labels)(support, labels, query)
+    known, scores = functionals.fixed_svm(source, {"a": pool_of(source_labels)}, 2)(
+        support, labels, query
+    )
     mean, deviation = support.mean(axis=0), support.std(axis=0)
     clips = np.concatenate([support, source[40:]])
     oracle = SVC(kernel="linear", class_weight="balanced").fit(
@@ -676,35 +684,65 @@ def test_fixed_svm_is_scikit_learns_on_the_support_and_the_fixed_classes_of_the_
     expected = oracle.decision_function((query - mean) / deviation)
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
     # The sources' emotions have no say.
-    fixed = functionals.fixed_svm(source[40:], source_labels[40:])(support, labels, query)[1]
+    pools = {"a": pool_of(source_labels, np.arange(40, 60))}
+    fixed = functionals.fixed_svm(source, pools, 2)(support, labels, query)[1]
     np.testing.assert_array_equal(fixed, scores)
 
 
 def test_pooled_regression_is_at_the_minimum_of_its_loss():
     """Begun at the sources' minimum it ends at that of sources and support, found from zero."""
     (clips, labels), query = overlapping(), np.eye(3)
-    source, source_labels, support = clips[::2], labels[::2], clips[1::6] - 2
+    first, second = np.arange(0, 60, 4), np.arange(2, 60, 4)
+    support, support_labels = clips[1:40:6] - 2, labels[1:40:6]  # of emotions 0 and 1
+    # The last clip, of class 2, which is fixed, belongs to both domains.
+    pools = [np.append(first, 59), np.append(second, 59)]
+    sources = {str(i): pool_of(labels, pool) for i, pool in enumerate(pools)}
+    classify = functionals.pooled_regression(clips, sources, 2, tol=1e-6)
     # Of all tasks, not the first alone, with other labels before.
-    classify = functionals.pooled_regression(source, source_labels, tol=1e-7)
-    classify(support, 2 - labels[1::6], query)
-    known, scores = classify(support, labels[1::6], query)
+    classify(support, 1 - support_labels, query)
+    known, scores = classify(support, support_labels, query)
     assert known.tolist() == [0, 1, 2]
-    mean, deviation = source.mean(axis=0), source.std(axis=0)
-    scaled = (np.concatenate([source, support]) - mean) / deviation
-    true = np.concatenate([source_labels, labels[1::6]])
+    emotions = [clips[pool[labels[pool] < 2]] for pool in pools]
+    mean = support.mean(axis=0)
+    deviation = np.mean([of_source.std(axis=0) for of_source in emotions], axis=0)
+    source = np.concatenate(
+        [
+            (clips[pool] - of_source.mean(axis=0)) / of_source.std(axis=0)
+            for pool, of_source in zip(pools, emotions, strict=True)
+        ]
+    )
+    source_labels = labels[np.concatenate(pools)]
+    scaled = np.concatenate([source, (support - mean) / deviation])
+    true = np.concatenate([source_labels, support_labels])
+    counts = np.repeat([1, functionals.SUPPORT_WEIGHT], [len(source), len(support)])
 
     def loss(weights):
         logits = scaled @ weights[:9].reshape(3, 3) + weights[9:]
         surprise = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(true)), true]
-        return surprise.sum() + (weights[:9] ** 2).sum() / 2 / functionals.POOLED_C
+        return counts @ surprise + (weights[:9] ** 2).sum() / 2 / functionals.POOLED_C
 
     best = optimize.minimize(loss, np.zeros(12), tol=1e-9).x
     expected = (query - mean) / deviation @ best[:9].reshape(3, 3) + best[9:]
     difference = scores - expected
     np.testing.assert_allclose(difference - difference.mean(axis=1, keepdims=True), 0, atol=1e-3)
     # Not vacuous: the sources' own minimum is elsewhere.
-    start = LogisticRegression(C=functionals.POOLED_C).fit(
-        (source - mean) / deviation, source_labels
-    )
+    start = LogisticRegression(C=functionals.POOLED_C).fit(source, source_labels)
     moved = scores - start.decision_function((query - mean) / deviation)
     assert np.abs(moved - moved.mean(axis=1, keepdims=True)).max() > 0.05
+
+
+def test_pooled_regression_does_not_see_the_level_of_a_domain():
+    clips, labels = overlapping()
+    sources = {"a": pool_of(labels, np.arange(0, 60, 2))}
+    sources["b"] = pool_of(labels, np.arange(1, 60, 2))
+    support = np.arange(0, 40, 5)
+
+    def answers(statistics, level):
+        classify = functionals.pooled_regression(statistics, sources, 2, tol=1e-6)
+        return classify(clips[support] + level, labels[support], clips + level)[1]
+
+    found = answers(clips, 0)
+    np.testing.assert_allclose(answers(clips, 5), found, atol=1e-3)
+    louder = clips.copy()
+    louder[1::2] += 7
+    np.testing.assert_allclose(answers(louder, 0), found, atol=1e-3)

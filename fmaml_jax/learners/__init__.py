@@ -28,7 +28,7 @@ class Method(NamedTuple):
 
     Attributes:
         make: (settings, network with N + F outputs) -> the learner; or, of a method that is no
-            network, (source clips, their labels) -> what classifies the query of a task.
+            network, what `functionals` says.
         supports: values that `--support` may have, the method's own first. "emotions" is the
             N + F rule; "all" a plain (N + F)-way problem, fixed classes like any other.
         shuffles: whether training tasks shuffle the positions of the classes with support.
@@ -36,10 +36,7 @@ class Method(NamedTuple):
         uses_sources: whether it learns from the source languages.
     """
 
-    make: (
-        Callable[[Config, Model], Learner]
-        | Callable[[functionals.Statistics, functionals.Labels], functionals.Classify]
-    )
+    make: Callable[[Config, Model], Learner] | functionals.Make
     supports: tuple[str, ...]
     shuffles: bool = True
     network: bool = True
