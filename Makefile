@@ -20,17 +20,18 @@ venv: .venv/installed
 	@touch $@
 
 # The whole path on synthetic speech, in under five minutes on two cores.
-demo: data/demo/emofilm.npz data/demo/neutral.npz data/demo/silence.npz
+DEMO = data/demo/descriptors
+demo: $(addprefix $(DEMO)/,emofilm.npz neutral.npz silence.npz)
 	$(RUN) fmaml_jax.main --flagfile=experiments/demo.cfg
 
 data/demo/emofilm data/demo/neutral data/demo/silence: | venv
 	$(RUN) data_prep.synthesise --kind=$(@F) --out_dir=$@
 
-data/demo/emofilm.npz: | data/demo/emofilm
-	$(RUN) data_prep.prepare --corpus=emofilm --audio_dir=data/demo/emofilm --out=$@
+$(DEMO)/emofilm.npz: | data/demo/emofilm
+	$(RUN) data_prep.prepare --features=descriptors --corpus=emofilm --audio_dir=data/demo/emofilm --out=$@
 
-data/demo/neutral.npz data/demo/silence.npz: data/demo/%.npz: | data/demo/%
-	$(RUN) data_prep.prepare --corpus=manifest --audio_dir=data/demo/$* --out=$@
+$(DEMO)/neutral.npz $(DEMO)/silence.npz: $(DEMO)/%.npz: | data/demo/%
+	$(RUN) data_prep.prepare --features=descriptors --corpus=manifest --audio_dir=data/demo/$* --out=$@
 
 # Features of the public corpora and of silence; CORPORA is the folder that holds
 # emodb/, emovo/, ravdess/ and cremad/.
