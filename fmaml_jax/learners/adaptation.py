@@ -88,11 +88,6 @@ def make_learner(
     In a test `config.fixed_bias` is added to the outputs of fixed classes without a support.
     """
     unsupported = len(config.fixed) if config.support == "emotions" else 0
-    bias = (
-        jnp.zeros(len(config.classes))
-        .at[len(config.classes) - unsupported :]
-        .set(config.fixed_bias)
-    )
 
     def loss(params: Params, task: Task) -> tuple[Scalar, Scalar]:
         def after(network: Params) -> tuple[Scalar, Scalar]:
@@ -109,6 +104,7 @@ def make_learner(
         return adapt(params, task, config.test_inner_steps)[1]
 
     def logits(params: Params, task: Task, batch_norm: str) -> Float[Array, "queries classes"]:
-        return query_logits(model, params, task, batch_norm) + bias
+        found = query_logits(model, params, task, batch_norm)
+        return found.at[:, found.shape[1] - unsupported :].add(config.fixed_bias)
 
     return Learner(init, loss, path, logits, partial(start_optimizer, decay=config.outer_decay))
