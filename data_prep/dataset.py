@@ -19,17 +19,14 @@ Schema, version 1 (`numpy.load(path, allow_pickle=False)` reads it; strings are 
 Clips are sorted by name. The same clips and configuration give the same bytes.
 """
 
-import contextlib
-import hashlib
 import json
 import os
-import tempfile
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from data_prep import archive
 from data_prep.console import UserError
 
 SCHEMA_VERSION = 1
@@ -63,7 +60,7 @@ class Dataset(NamedTuple):
     @property
     def content_hash(self) -> str:
         """SHA-256, in hexadecimal, of every array's name, type, shape and bytes."""
-        return _content_hash(_to_arrays(self))
+        return archive.content_hash(_to_arrays(self))
 
 
 def _to_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
@@ -80,45 +77,13 @@ def _to_arrays(dataset: Dataset) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _content_hash(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
-        digest.update(array.data)
-    return digest.hexdigest()
-
-
 def save(path: str | os.PathLike, dataset: Dataset) -> str:
     """Writes `dataset` under `path` whole or not at all and returns its content hash.
 
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
     """
-    path = Path(path)
-    arrays = _to_arrays(dataset)
-    content_hash = _content_hash(arrays)
-    partial = None
-    try:
-        descriptor, partial = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-        )
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, **arrays, content_hash=np.asarray(content_hash))
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; give --out a file in a folder "
-            "that exists, is writable and has room"
-        ) from error
-    finally:
-        if partial is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
-    return content_hash
+    return archive.write(path, _to_arrays(dataset))
 
 
 def load(path: str | os.PathLike) -> Dataset:
@@ -128,21 +93,12 @@ def load(path: str | os.PathLike) -> Dataset:
         UserError: the file is missing, is no prepared corpus, is damaged, or is of another
             schema version.
     """
-    remake = "make it again with `python -m data_prep.prepare`"
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-            arrays = dict(archive)
-    except FileNotFoundError as error:
-        raise UserError(
-            f"{path} does not exist; make it with `python -m data_prep.prepare`"
-        ) from error
-    except Exception as error:  # the readers of damaged archives document no exceptions
-        raise UserError(f"{path} is not a readable .npz file ({error}); {remake}") from error
+    make = "make it with `python -m data_prep.prepare`"
+    arrays, intact = archive.read(path, make)
     if "schema_version" not in arrays:
-        raise UserError(f"{path} was not written by data_prep.prepare; {remake}")
+        raise UserError(f"{path} was not written by data_prep.prepare; {make}")
     if (version := str(arrays.pop("schema_version"))) != str(SCHEMA_VERSION):
-        raise UserError(f"{path} has schema version {version}, not {SCHEMA_VERSION}; {remake}")
-    stored_hash = str(arrays.pop("content_hash", ""))
+        raise UserError(f"{path} has schema version {version}, not {SCHEMA_VERSION}; {make}")
     try:
         shard = Shard(*json.loads(str(arrays["shard"]))) if "shard" in arrays else None
         dataset = Dataset(
@@ -153,9 +109,8 @@ def load(path: str | os.PathLike) -> Dataset:
                 "shard": shard,
             }
         )
-        is_intact = dataset.content_hash == stored_hash
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} does not follow the schema ({error}); {remake}") from error
-    if not is_intact:
-        raise UserError(f"{path} is damaged: its content hash does not match; {remake}")
+        raise UserError(f"{path} does not follow the schema ({error}); {make}") from error
+    if not intact:
+        raise UserError(f"{path} is damaged: its content hash does not match; {make}")
     return dataset

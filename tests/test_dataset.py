@@ -128,7 +128,7 @@ def test_foreign_files_are_refused_with_the_remedy(tmp_path, raw, sentence):
     path.write_bytes(raw)
     with pytest.raises(UserError, match=sentence) as caught:
         load(path)
-    assert "make it again with `python -m data_prep.prepare`" in str(caught.value)
+    assert "make it with `python -m data_prep.prepare`" in str(caught.value)
 
 
 def test_wrong_hash_is_refused(tmp_path, dataset):
