@@ -241,8 +241,8 @@ def list_clips(
         return _sort(found)
     if corpus == "folders" and language is None:
         raise UserError("folders do not say which language is spoken; add --language=CODE")
-    files = sorted(_walk(audio_dir))
-    audio = [file for file in files if _is_audio(file)]
+    files = sorted(walk(audio_dir))
+    audio = [file for file in files if is_audio(file)]
     if corpus == "folders":
         found = [_parse_folder(file, language) for file in audio]
     else:
@@ -305,13 +305,14 @@ def _is_code(language: str) -> bool:
     return re.fullmatch("[a-z]{2,3}", language) is not None
 
 
-def _is_audio(file: str) -> bool:
+def is_audio(file: str) -> bool:
+    """Whether a posix path has the name of a sound file, and neither it nor a folder is hidden."""
     path = PurePosixPath(file)
     hidden = any(part.startswith(".") for part in path.parts)
     return not hidden and _AUDIO_SUFFIX.fullmatch(path.suffix) is not None
 
 
-def _walk(top: Path) -> Iterator[str]:
+def walk(top: Path) -> Iterator[str]:
     """Posix paths, relative to `top`, of all files below it; links are followed, loops once."""
 
     def fail(error: OSError) -> None:
@@ -329,7 +330,7 @@ def _walk(top: Path) -> Iterator[str]:
             yield (Path(folder) / file).relative_to(top).as_posix()
 
 
-def _read_table(path: Path) -> list[dict[str, str]]:
+def read_table(path: Path) -> list[dict[str, str]]:
     """Rows of a CSV file with a header; missing cells are "", cells and column names stripped."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -348,7 +349,7 @@ def _read_table(path: Path) -> list[dict[str, str]]:
 def _read_manifest(path: Path, audio_dir: Path, language: str | None) -> list[Clip | Skipped]:
     if not os.path.isfile(path):
         raise UserError(f"{path} does not exist; name the CSV file with --manifest=CSV")
-    rows = _read_table(path)
+    rows = read_table(path)
     if not rows:
         raise UserError(f"{path} lists no clip; write a line for each, below the header")
     columns = rows[0]
@@ -390,7 +391,7 @@ def _read_label_lists(paths: Iterable[Path]) -> dict[str, tuple[str, str]]:
     """Speaker and film by file name, of every label list."""
     known = {}
     for path in paths:
-        for row in _read_table(path):
+        for row in read_table(path):
             if not {"file", "speaker", "film"} <= row.keys():
                 raise UserError(f"{path} lacks a column file, speaker or film; mend or remove it")
             speaker = "" if _UNKNOWN.match(row["speaker"]) else row["speaker"]

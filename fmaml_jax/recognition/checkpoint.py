@@ -1,0 +1,141 @@
+"""What enrolment starts from: the network of a finished run, and how its features are made."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from data_prep.archive import content_hash
+from data_prep.console import UserError
+from data_prep.features import FeatureConfig, restore_config
+from fmaml_jax.config import Config
+from fmaml_jax.data import Scale
+from fmaml_jax.maml import Params
+from fmaml_jax.model import CONTEXT, HEAD, make_model
+from fmaml_jax.run_folder import PACKAGES, recorded_settings
+
+METHODS = ("fmaml", "fomaml")
+"""Methods whose adaptation enrolment knows; at test time they do the same."""
+
+
+class Start(NamedTuple):
+    """A meta-trained start.
+
+    Attributes:
+        config: the settings of its run.
+        feature_config: how its clips were described.
+        params: of the network; a column of the output layer for each of `config.classes`.
+        scale: of the network's input.
+        digest: SHA-256 of `params` and `scale`.
+        versions: of the packages that run here, by name.
+    """
+
+    config: Config
+    feature_config: FeatureConfig
+    params: Params
+    scale: Scale
+    digest: str
+    versions: dict[str, str]
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """The emotions that the start knows: none where positions carried no meaning."""
+        return self.config.emotions if self.config.positions == "known" else ()
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """The classes that need no clips."""
+        return self.config.fixed
+
+
+def load_start(run_dir: str | Path) -> Start:
+    """Reads the selected parameters of a run folder; of several seeds the first.
+
+    Raises:
+        UserError: it is no run folder, is unfinished or damaged, is of a method or network that
+            cannot be enrolled, or was written by another version.
+    """
+    folder = Path(run_dir)
+    advice = "give the folder of a run of `--flagfile=experiments/best.cfg`"
+    try:
+        record = json.loads((folder / "config.json").read_text())
+        settings = recorded_settings(record)
+        stored_features = record["feature_config"]
+    except FileNotFoundError as error:
+        raise UserError(f"--checkpoint={folder} is no run folder; {advice}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder}/config.json is damaged or unreadable; {advice}") from error
+    try:
+        config = Config(
+            **{
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in settings.items()
+            }
+        )
+    except TypeError as error:
+        raise UserError(
+            f"--checkpoint={folder} was written by another version of fmaml_jax ({error}); train "
+            "it again with this one, or use that one"
+        ) from error
+    if config.method not in METHODS or config.network != "fourier":
+        raise UserError(
+            f"--checkpoint={folder} is a run of --method={config.method} --network="
+            f"{config.network}, and only fmaml with fourier can be enrolled; {advice}"
+        )
+    params, scale = _restore(folder, advice)
+    _check_shapes(folder, config, params, scale)
+    arrays = {"mean": scale.mean, "matrix": scale.matrix}
+    arrays |= {name: layer["kernel"] for name, layer in params.items()}
+    return Start(
+        config,
+        restore_config(stored_features),
+        params,
+        scale,
+        content_hash(arrays),
+        {package: metadata.version(package) for package in PACKAGES},
+    )
+
+
+def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
+    checkpoints = folder.absolute() / "checkpoints"
+    if not checkpoints.is_dir() or not any(folder.glob("**/results.json")):
+        raise UserError(
+            f"--checkpoint={folder} is not finished; run its command again until it ends"
+        )
+    try:
+        handler = ocp.PyTreeCheckpointHandler()
+        with ocp.CheckpointManager(checkpoints, item_handlers=handler) as manager:
+            step = manager.latest_step()
+            tree = manager.item_metadata(step).tree
+            wanted = {
+                "selected": {"params": tree["selected"]["params"]},
+                "scale": {name: tree["scale"][name] for name in Scale._fields},
+            }
+            # Arrays of NumPy, whatever the devices were that trained.
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+            arguments = ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True)
+            stored = manager.restore(step, args=arguments)
+        first_seed = jax.tree.map(lambda leaf: leaf[0], stored["selected"]["params"])
+        return first_seed, Scale(**stored["scale"])
+    except Exception as error:  # what Orbax raises for a damaged checkpoint is not documented
+        first_line = str(error).strip().splitlines() or [type(error).__name__]
+        raise UserError(
+            f"the checkpoint in {checkpoints} is damaged or of another version "
+            f"({first_line[0][:200]}); {advice}"
+        ) from error
+
+
+def _check_shapes(folder: Path, config: Config, params: Params, scale: Scale) -> None:
+    coeffs = len(scale.mean)
+    model = make_model(len(config.classes), coeffs, config.filters, config.network)
+    expected = jax.eval_shape(model.init, jax.random.key(0))
+    found = jax.tree.map(np.shape, params)
+    if params.keys() != {HEAD, CONTEXT} or found != jax.tree.map(np.shape, expected):
+        raise UserError(
+            f"the checkpoint in {folder} has other parameters than its settings say; it was "
+            "written by another version of fmaml_jax, which alone can read it"
+        )

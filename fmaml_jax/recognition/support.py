@@ -1,0 +1,276 @@
+"""The labelled clips of an enrolment: read from a folder or a CSV, and looked over."""
+
+import collections
+import hashlib
+import math
+import os
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float32
+
+from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_clip
+from data_prep.console import UserError, progress
+from data_prep.corpora import is_audio, read_table, walk
+from data_prep.features import extract
+from fmaml_jax.data import scaled
+from fmaml_jax.recognition.checkpoint import Start
+
+UNSURE = "unsure"
+"""The answer where no class is probable enough; no class can have this name."""
+LONGEST_CLIP = 60.0
+"""Seconds; what is longer is no clip of one emotion."""
+SHORTEST_CLIP = 0.5
+ENOUGH_CLIPS = 5
+"""Of a class; fewer are warned of."""
+FAR = 2.2
+"""Root mean square of a whitened vector. Of 3,449 clips of five corpora, one of which was not
+trained on, none is above it; speech in noise of its own level is, and so is music."""
+QUIET_DB = -55.0
+NAMED = 3
+"""Clips that a warning names; the rest are counted."""
+FULL_SCALE, CLIPPED_SHARE = 0.999, 0.002
+
+
+class LabelledClip(NamedTuple):
+    """One clip of the support.
+
+    Attributes:
+        name: what messages call it.
+        label: its class.
+        speaker: "" where unknown.
+        features: as the start's network was trained on, before scaling.
+        digest: SHA-256 of its samples.
+        findings: what may be wrong with it, each the end of a sentence.
+    """
+
+    name: str
+    label: str
+    speaker: str
+    features: Float32[np.ndarray, "frames coeffs"]
+    digest: str
+    findings: tuple[str, ...]
+
+
+class _Row(NamedTuple):
+    file: Path
+    label: str
+    speaker: str = ""
+    part: tuple[float, float | None] = (0.0, None)
+
+
+def read_support(path: str | os.PathLike, start: Start) -> list[LabelledClip]:
+    """Reads a folder that has a folder for each label, or a CSV.
+
+    A CSV has the columns file and label and may have start, end and speaker. Its files are relative
+    to its folder; start and end are seconds within the file.
+
+    Raises:
+        UserError: there is no clip, or one cannot be used; see `read_clip_as`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"--support={path} does not exist; give a folder or a CSV file")
+    rows = _folder_rows(path) if path.is_dir() else _table_rows(path)
+    if not rows:
+        raise UserError(
+            f"--support={path} holds no clips; put sound files into one folder for each label, or "
+            "list them in a CSV with the columns file and label"
+        )
+    clips = []
+    with progress("reading", len(rows), " clips") as bar:
+        for row in rows:
+            clips.append(read_clip_as(row.file, row.label, start, row.speaker, row.part))
+            bar.update()
+    return clips
+
+
+def read_clip_as(
+    path: str | os.PathLike,
+    label: str,
+    start: Start,
+    speaker: str = "",
+    part: tuple[float, float | None] = (0.0, None),
+    name: str | None = None,
+) -> LabelledClip:
+    """Reads one clip, describes it as the start's network expects, and looks it over.
+
+    Args:
+        path: a sound file.
+        label: its class, any text; it is stripped and normalised (NFC).
+        start: what it will be enrolled in.
+        speaker: who speaks; "" where unknown.
+        part: where it begins and ends in the file, in seconds; None is the file's end.
+        name: what messages call it; the file's name by default.
+
+    Raises:
+        UserError: the file cannot be decoded, the clip is empty, silent or longer than
+            `LONGEST_CLIP`, or the label is empty or reserved.
+    """
+    label = unicodedata.normalize("NFC", label).strip()
+    begin, end = part
+    name = name or Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
+    if not label:
+        raise UserError(f"clip {name!r} has no label; give it one")
+    if label.casefold() == UNSURE:
+        raise UserError(
+            f"no class can be called {label!r}, which is an answer; choose another name"
+        )
+    try:
+        header = probe(path)
+        seconds = (header.seconds if end is None else min(end, header.seconds)) - begin
+        if seconds > LONGEST_CLIP:
+            raise AudioError(
+                f"{seconds:,.0f} s long, and a clip is at most {LONGEST_CLIP:g} s; cut it, or list "
+                "its parts in a CSV with the columns start and end"
+            )
+        if seconds <= 0:
+            raise AudioError(f"only {header.seconds:g} s long, which ends before {begin:g} s")
+        samples = read_clip(path, begin, end)
+    except AudioError as error:
+        raise UserError(f"clip {name!r} cannot be used: {error}") from error
+    features = extract(samples, start.feature_config)
+    return LabelledClip(
+        name,
+        label,
+        speaker,
+        features,
+        hashlib.sha256(samples.tobytes()).hexdigest(),
+        tuple(_findings(samples, header.sample_rate, features, start)),
+    )
+
+
+def narrow_band(sample_rate: int) -> str:
+    """What is to be said of a file's own sample rate; nothing where it is `SAMPLE_RATE` or more."""
+    if sample_rate >= SAMPLE_RATE:
+        return ""
+    return (
+        f"only {sample_rate} samples a second, as on the telephone, while the checkpoint heard "
+        f"{SAMPLE_RATE}"
+    )
+
+
+def _findings(
+    samples: Float32[np.ndarray, " samples"],
+    sample_rate: int,
+    features: Float32[np.ndarray, "frames coeffs"],
+    start: Start,
+) -> list[str]:
+    seconds = len(samples) / SAMPLE_RATE
+    level = 10 * math.log10(float(np.mean(samples.astype(np.float64) ** 2)) + 1e-20)
+    distance = np.sqrt(np.mean(scaled(features[None], start.scale) ** 2))
+    longest = start.feature_config.clip_seconds
+    telephone = narrow_band(sample_rate)
+    found = {
+        f"shorter than {SHORTEST_CLIP:g} s, too short to hear an emotion in": seconds
+        < SHORTEST_CLIP,
+        f"longer than {longest:g} s, of which the middle alone is used": seconds > longest,
+        "hardly any sound in it": level < QUIET_DB,
+        "clipped, recorded too loud": np.mean(np.abs(samples) >= FULL_SCALE) > CLIPPED_SHARE,
+        telephone: bool(telephone),
+        "far from all speech that the checkpoint was trained on": distance > FAR
+        and level >= QUIET_DB,
+    }
+    return [finding for finding, holds in found.items() if holds]
+
+
+def look_over(
+    clips: Sequence[LabelledClip], fixed: Sequence[str]
+) -> tuple[list[LabelledClip], list[str]]:
+    """Leaves copies out, and says in sentences what may be wrong with the clips together.
+
+    Labels that differ in case alone become one, as it was written first.
+
+    Args:
+        clips: all clips.
+        fixed: labels of clips that may well be silent, or far from speech.
+    """
+    spelling: dict[str, str] = {}
+    clips = [
+        clip._replace(label=spelling.setdefault(clip.label.casefold(), clip.label))
+        for clip in clips
+    ]
+    by_digest = collections.defaultdict(list)
+    for clip in clips:
+        by_digest[clip.digest].append(clip)
+    kept, warnings = [], []
+    for clip in clips:
+        first, *_ = same = by_digest[clip.digest]
+        if len({other.label for other in same}) > 1:
+            if clip is first:
+                names = ", ".join(f"{other.name!r} ({other.label})" for other in same)
+                warnings.append(f"the same recording has different labels and is left out: {names}")
+        elif clip is first:
+            kept.append(clip)
+        else:
+            warnings.append(f"{clip.name!r} is a copy of {first.name!r} and is left out")
+    counts = collections.Counter(clip.label for clip in kept)
+    warnings += [
+        f"{label!r} has {count} clip{'s' * (count > 1)}; {ENOUGH_CLIPS} or more, of several "
+        "voices, are better"
+        for label, count in counts.items()
+        if count < ENOUGH_CLIPS
+    ]
+    speakers = {clip.speaker for clip in kept}
+    if speakers == {""}:
+        warnings.append(
+            "it is not said who speaks: if they are few voices, others will be recognised worse "
+            "than estimated here"
+        )
+    elif len(speakers) == 1:
+        warnings.append(
+            "all clips are of one speaker: other voices will be recognised worse than "
+            "estimated here"
+        )
+    by_finding = collections.defaultdict(list)
+    for clip in kept:
+        if clip.label not in fixed:
+            for finding in clip.findings:
+                by_finding[finding].append(repr(clip.name))
+    for finding, names in by_finding.items():
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        warnings.append(f"{', '.join(names[:NAMED])}{more}: {finding}")
+    return kept, warnings
+
+
+def _folder_rows(folder: Path) -> list[_Row]:
+    """Sound files by the first folder below `folder` that they are in."""
+    files = sorted(file for file in walk(folder) if is_audio(file))
+    if stray := [file for file in files if "/" not in file]:
+        raise UserError(
+            f"{stray[0]} lies in no folder of a label; put each clip into a folder that is called "
+            "as its emotion"
+        )
+    return [_Row(folder / file, file.split("/", 1)[0]) for file in files]
+
+
+def _table_rows(path: Path) -> list[_Row]:
+    table = read_table(path)
+    if table and (missing := [column for column in ("file", "label") if column not in table[0]]):
+        raise UserError(
+            f"{path} has no column {' and '.join(missing)}; its first line names the columns: "
+            "file,label and, if wanted, start,end,speaker"
+        )
+    rows = []
+    for number, row in enumerate(table, 2):
+        try:
+            begin, end = (float(row.get(column) or "nan") for column in ("start", "end"))
+        except ValueError as error:
+            raise UserError(
+                f"line {number} of {path} has a start or end that is no number of seconds"
+            ) from error
+        begin, end = (0.0 if math.isnan(begin) else begin), (None if math.isnan(end) else end)
+        if not row["file"]:
+            raise UserError(f"line {number} of {path} names no file")
+        if begin < 0 or (end is not None and not begin < end < math.inf):
+            raise UserError(
+                f"line {number} of {path} has a part from {begin:g} to {end} s; a part starts at "
+                "0 or later and ends after it starts"
+            )
+        rows.append(
+            _Row(path.parent / row["file"], row["label"], row.get("speaker", ""), (begin, end))
+        )
+    return rows
