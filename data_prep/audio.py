@@ -1,9 +1,12 @@
 """A sound file of any format, rate and channel count -> mono samples at 16 kHz."""
 
+import contextlib
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -31,11 +34,32 @@ class AudioError(Exception):
     """Why a file is no usable clip: a phrase such as "empty"."""
 
 
-def read_clip(path: str | os.PathLike) -> Float32[np.ndarray, " samples"]:
+class Header(NamedTuple):
+    """What a file says of itself: samples per second, and length in seconds."""
+
+    sample_rate: int
+    seconds: float
+
+
+def probe(path: str | os.PathLike) -> Header:
+    """Reads a file's header alone.
+
+    Raises:
+        AudioError: the file is unreadable or empty.
+    """
+    with _opened(path) as sound:
+        return Header(sound.samplerate, sound.frames / sound.samplerate)
+
+
+def read_clip(
+    path: str | os.PathLike, start: float = 0.0, end: float | None = None
+) -> Float32[np.ndarray, " samples"]:
     """Decodes a file, averages its channels and resamples to `SAMPLE_RATE`.
 
     Args:
         path: a file of any format that libsndfile reads.
+        start: where the part to read begins, in seconds.
+        end: where it ends; None is the end of the file.
 
     Returns:
         Samples, 1.0 is full scale; at least one, all finite, not all zero.
@@ -43,46 +67,83 @@ def read_clip(path: str | os.PathLike) -> Float32[np.ndarray, " samples"]:
     Raises:
         AudioError: the file is unreadable, empty, truncated, holds NaN or infinity, or is silent.
     """
+    with _opened(path) as sound:
+        samples = np.concatenate(list(_mono_blocks(sound, start, end)))
+        mono = soxr.resample(samples, sound.samplerate, SAMPLE_RATE)
+    if not mono.any():
+        raise AudioError("all samples are zero")
+    return mono
+
+
+def read_blocks(path: str | os.PathLike) -> Iterator[Float32[np.ndarray, " samples"]]:
+    """The samples of `read_clip` in blocks of some seconds, in memory that no length changes.
+
+    Silence is no error here; that a file is cut is known at its end alone.
+
+    Raises:
+        AudioError: as `read_clip`.
+    """
+    with _opened(path) as sound:
+        stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, "float32")
+        for block in _mono_blocks(sound):
+            yield stream.resample_chunk(block)
+        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
+    """The file, its header checked, and with at least one sample by that."""
     try:
         with open(path, "rb") as file:
             if not file.read(1):
                 raise AudioError("empty (0 bytes)")
     except OSError as error:
         raise AudioError(f"unreadable ({error.strerror})") from error
-    samples, rate = _decode(os.fsencode(path))
-    if not len(samples):  # a WAV written to a pipe may declare no data at all, and hold some
-        samples, rate = _decode(io.BytesIO(_with_open_end(Path(path).read_bytes())))
-    if not len(samples):
-        raise AudioError("empty (no samples)")
-    if not (np.abs(samples) < _LOUDEST).all():  # false for NaN
-        raise AudioError("NaN or infinite samples")
-    mono = soxr.resample(samples.mean(axis=1), rate, SAMPLE_RATE)
-    if not mono.any():
-        raise AudioError("all samples are zero")
-    return mono
+    sound = _open(os.fsencode(path))
+    if not sound.frames:  # a WAV written to a pipe may declare no data at all, and hold some
+        sound.close()
+        sound = _open(io.BytesIO(_with_open_end(Path(path).read_bytes())))
+    with sound:
+        if not sound.frames:
+            raise AudioError("empty (no samples)")
+        yield sound
 
 
-def _decode(file: bytes | io.BytesIO) -> tuple[Float32[np.ndarray, "frames channels"], int]:
-    """Samples and rate of a file, by its name or its bytes; raises AudioError if it was cut."""
+def _open(file: bytes | io.BytesIO) -> soundfile.SoundFile:
     try:
         sound = soundfile.SoundFile(file)
     except soundfile.SoundFileError as error:
         raise AudioError(f"unreadable ({_phrase(error)})") from error
-    with sound:
-        if sound.frames == _UNKNOWN_FRAMES:
-            raise AudioError("unreadable (its header has no length; encode it again to a file)")
-        if not 1_000 <= sound.samplerate <= 1_000_000:
-            raise AudioError(f"unreadable (its header says {sound.samplerate} samples a second)")
-        blocks = [np.zeros((0, sound.channels), np.float32)]
-        try:
-            while len(block := sound.read(_BLOCK, "float32", always_2d=True)):
-                blocks.append(block)
-        except soundfile.SoundFileError as error:
-            raise AudioError(f"truncated or damaged ({_phrase(error)})") from error
-        samples = np.concatenate(blocks)
-        if len(samples) < sound.frames or _is_cut_short(sound.extra_info):
-            raise AudioError("truncated (the file ends before the audio that it declares)")
-        return samples, sound.samplerate
+    if sound.frames == _UNKNOWN_FRAMES:
+        sound.close()
+        raise AudioError("unreadable (its header has no length; encode it again to a file)")
+    if not 1_000 <= sound.samplerate <= 1_000_000:
+        sound.close()
+        raise AudioError(f"unreadable (its header says {sound.samplerate} samples a second)")
+    return sound
+
+
+def _mono_blocks(
+    sound: soundfile.SoundFile, start: float = 0.0, end: float | None = None
+) -> Iterator[Float32[np.ndarray, " frames"]]:
+    """The mean of the channels, block by block, at the file's own rate."""
+    first = round(start * sound.samplerate)
+    last = sound.frames if end is None else min(sound.frames, round(end * sound.samplerate))
+    if first >= last:
+        raise AudioError(f"empty (no samples after {start:g} s)")
+    if first:
+        sound.seek(first)
+    left = last - first
+    try:
+        while left and len(block := sound.read(min(_BLOCK, left), "float32", always_2d=True)):
+            if not (np.abs(block) < _LOUDEST).all():  # false for NaN
+                raise AudioError("NaN or infinite samples")
+            left -= len(block)
+            yield block.mean(axis=1)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"truncated or damaged ({_phrase(error)})") from error
+    if left or (end is None and _is_cut_short(sound.extra_info)):
+        raise AudioError("truncated (the file ends before the audio that it declares)")
 
 
 def _is_cut_short(log: str) -> bool:

@@ -22,8 +22,13 @@ class UserError(Exception):
 
 def fail(message: str) -> NoReturn:
     """Prints one line to standard error and exits with code 2."""
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def one_line(text: str) -> str:
+    """Text whose line breaks, tabs and runs of spaces are one space each."""
+    return " ".join(text.split())
 
 
 def run(main: Callable[..., int | None], arguments: bool = False) -> None:
@@ -40,7 +45,7 @@ def run(main: Callable[..., int | None], arguments: bool = False) -> None:
         try:
             rest = flags.FLAGS(argv)
         except flags.Error as error:
-            fail(" ".join(str(error).split()))
+            fail(one_line(str(error)))
         if rest[1:] and not arguments:
             fail(f"{rest[1]!r} is not a flag; write --name=value (--help lists the flags)")
         return rest

@@ -3,10 +3,8 @@
 With `--distributed` the same command, started once on each host, is one run on all of them.
 """
 
-import contextlib
 import os
 import sys
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -14,7 +12,7 @@ from absl import flags
 from data_prep import console
 from data_prep.console import UserError
 from fmaml_jax import config as settings
-from fmaml_jax.devices import ends_with_its_peers, one_voice
+from fmaml_jax.devices import ends_with_its_peers, one_voice, set_up_compilation
 from fmaml_jax.run import run
 from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
 
@@ -63,14 +61,7 @@ def _set_up_jax() -> None:
             f"JAX finds no device ({' '.join(str(error).split())}); install the plugin that "
             "JAX_PLATFORMS names, or unset it"
         ) from error
-    # Products of float32 are rounded to fewer bits on GPU and TPU otherwise, and results differ.
-    jax.config.update("jax_default_matmul_precision", "float32")
-    # Keeps compiled programs for later runs, in a folder that only the user can write. Without a
-    # home that can be written, every run compiles anew.
-    with contextlib.suppress(OSError, RuntimeError):
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmaml_jax"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+    set_up_compilation()
 
 
 if __name__ == "__main__":

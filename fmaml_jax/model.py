@@ -197,7 +197,9 @@ def make_model(
         return module.apply({"params": params, "batch_stats": statistics}, clips, True, head)
 
     def statistics(params: Params, clips: Array) -> Statistics:
-        _, variables = module.apply({"params": params}, clips, False, False, mutable=["batch_stats"])
+        _, variables = module.apply(
+            {"params": params}, clips, False, False, mutable=["batch_stats"]
+        )
         return variables["batch_stats"]
 
     return Model(jax.jit(init), apply, statistics, partial(apply, head=False))

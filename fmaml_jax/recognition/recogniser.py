@@ -8,6 +8,7 @@ logit, a new one with the logarithm of the emotions' mean exponential: as probab
 on average. With K clips of each of the N emotions this is the adaptation of `learners.fmaml`.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from jaxtyping import Bool, Float, Float32, Int
 from optax.losses import softmax_cross_entropy_with_integer_labels
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
-from scipy.stats import binomtest
+from scipy.stats import binomtest, t
 
 from data_prep.archive import content_hash
 from data_prep.console import UserError
@@ -49,7 +50,7 @@ class Estimate(NamedTuple):
         labels: the classes that have clips.
         answers: all classes.
         confusion: clips by true class and answer.
-        interval: 95% interval of the accuracy (Wilson), as if clips were independent.
+        interval: 95% interval of the accuracy; see `_interval`.
     """
 
     left_out: str
@@ -116,26 +117,31 @@ def probabilities(
         recogniser: see there.
         features: of clips, by `extract` with the recogniser's `feature_config`.
     """
-    coeffs = features.shape[-1]
-    model = make_model(len(recogniser.classes), coeffs, recogniser.frequencies, "fourier")
-    vectors = _padded(scaled(features, recogniser.scale))
+    logits = logits_of_vectors(recogniser, scaled(features, recogniser.scale))
+    return softmax(logits / recogniser.temperature, axis=1)
+
+
+def logits_of_vectors(
+    recogniser: Recogniser, vectors: Float32[np.ndarray, "clips 1 coeffs"]
+) -> Float32[np.ndarray, "clips classes"]:
+    """Logits of the classes for scaled features."""
     found = _logits(
-        model,
-        vectors,
+        _network(vectors.shape[2], recogniser.frequencies),
+        _padded(vectors),
         recogniser.centre,
         recogniser.head,
         recogniser.emotions,
         recogniser.origin,
         recogniser.context,
     )
-    logits = np.asarray(found)[: len(features)] + recogniser.bias
-    return softmax(logits / recogniser.temperature, axis=1)
+    return np.asarray(found)[: len(vectors)] + recogniser.bias
 
 
 def fit(
     start: Start,
     clips: Sequence[LabelledClip],
     same_as: Mapping[str, str],
+    without: Sequence[str],
     warnings: Sequence[str],
 ) -> Recogniser:
     """Adapts the start to clips, calibrates it on them, and estimates how good it is.
@@ -144,11 +150,13 @@ def fit(
         start: the meta-trained start.
         clips: at least one, looked over (`support.look_over`).
         same_as: for labels in the user's words, the class of the start that each means.
+        without: fixed classes that are not to be answered, since the speech holds none of them.
         warnings: what was found when the clips were looked over; more are added.
 
     Raises:
         UserError: there are fewer than two classes, or no emotion among them, or `same_as` names
-            a label that no clip has, or a class that the start does not know.
+            a label that no clip has, or a class that the start does not know, or `without` one
+            that is not fixed or has clips.
     """
     known = _known(start, {clip.label for clip in clips}, same_as)
     emotions = sorted(label for label, own in known.items() if own not in start.fixed)
@@ -156,9 +164,15 @@ def fit(
     if len(enrolled) < 2 or not emotions:
         raise UserError(
             f"all clips are of {', '.join(map(repr, enrolled))}, and there is nothing to tell "
-            "apart; label clips of another emotion too"
+            "apart; label clips of another class too"
         )
     free = tuple(name for name in start.fixed if name not in known.values())
+    if foreign := [name for name in without if name not in free]:
+        raise UserError(
+            f"--without={','.join(foreign)} cannot be left out; without clips there are "
+            f"{', '.join(free) or 'no classes'}"
+        )
+    free = tuple(name for name in free if name not in without)
     classes = enrolled + free
 
     # ---- the adaptation, once without each group and at last with all clips
@@ -166,8 +180,6 @@ def fit(
     known_as = tuple(known.get(name, name) for name in classes)
     columns = start.config.classes
     origin = np.array([columns.index(own) if own else len(columns) for own in known_as])
-    coeffs = len(start.scale.mean)
-    model = make_model(len(classes), coeffs, start.config.filters, start.config.network)
     vectors = _padded(scaled(np.stack([clip.features for clip in clips]), start.scale))
     labels = np.zeros(len(vectors), np.int32)
     labels[: len(clips)] = [enrolled.index(clip.label) for clip in clips]
@@ -176,8 +188,9 @@ def fit(
     for fold, members in enumerate(folds):
         given[fold, members] = False
     head = start.params[HEAD]["kernel"]
+    network = _network(len(start.scale.mean), start.config.filters)
     centres, contexts, logits = _adapted(
-        model, head, origin, vectors, labels, given, len(emotions), len(enrolled), start.config
+        network, head, origin, vectors, labels, given, len(emotions), len(enrolled), start.config
     )
 
     # ---- what it gives for the clips left out
@@ -188,9 +201,9 @@ def fit(
     logits = np.asarray(logits)[of_tested, tested] + bias
     confusion = np.zeros((len(enrolled), len(classes)), int)
     np.add.at(confusion, (labels[tested], logits.argmax(axis=1)), 1)
-    hits = int(np.trace(confusion))
-    low, high = binomtest(hits, len(tested)).proportion_ci(method="wilson") if folds else (0, 1)
-    estimate = Estimate(left_out, enrolled, classes, confusion, (float(low), float(high)))
+    right = logits.argmax(axis=1) == labels[tested]
+    bounds = _interval(right, of_tested, left_out == "speaker")
+    estimate = Estimate(left_out, enrolled, classes, confusion, bounds)
 
     digests = np.array(sorted(f"{clip.digest} {clip.label}" for clip in clips))
     return Recogniser(
@@ -206,7 +219,7 @@ def fit(
         origin=origin,
         context=np.asarray(contexts[-1]),
         bias=bias,
-        temperature=_temperature(logits, labels[tested]),
+        temperature=_temperature(logits, labels[tested], sharpen=left_out == "speaker"),
         estimate=estimate,
         warnings=(*warnings, *more, *_doubts(estimate)),
         provenance={
@@ -343,17 +356,47 @@ def _logits(
     return start + waves @ context
 
 
+@functools.cache  # a program is compiled once for each `Model`
+def _network(coeffs: int, frequencies: int) -> Model:
+    """The network, for its features alone; it has no outputs of its own here."""
+    return make_model(0, coeffs, frequencies, "fourier")
+
+
+def _interval(
+    right: Bool[np.ndarray, " clips"], fold: Int[np.ndarray, " clips"], by_speaker: bool
+) -> tuple[float, float]:
+    """95% interval of the share of right answers: Wilson's, which takes clips for independent.
+
+    Clips of a speaker are not. Where speakers were left out it is widened to the interval that
+    their own shares give (Student's t, a speaker counting by its clips).
+    """
+    if not len(right):
+        return 0.0, 1.0
+    low, high = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
+    if by_speaker:
+        surplus = np.bincount(fold, right - right.mean())
+        speakers = len(surplus)
+        error = np.sqrt((surplus**2).sum() * speakers / (speakers - 1)) / len(right)
+        half = error * t.ppf(0.975, speakers - 1)
+        low, high = min(low, right.mean() - half), max(high, right.mean() + half)
+    return max(0.0, float(low)), min(1.0, float(high))
+
+
 def _temperature(
-    logits: Float[np.ndarray, "clips classes"], labels: Int[np.ndarray, " clips"]
+    logits: Float[np.ndarray, "clips classes"], labels: Int[np.ndarray, " clips"], sharpen: bool
 ) -> float:
-    """What makes the clips left out most probable (Guo et al. 2017), near 1 where they are few."""
+    """What makes the clips left out most probable (Guo et al. 2017), near 1 where they are few.
+
+    Only where speakers were left out may it `sharpen` the probabilities, by a value below 1: with
+    the same voices on both sides answers are surer than they will be of other voices.
+    """
 
     def penalty(log_temperature: float) -> float:
         of_class = log_softmax(logits / np.exp(log_temperature), axis=1)
         loss = -np.take_along_axis(of_class, labels[:, None], axis=1).sum()
         return loss + (log_temperature / TEMPERATURE_PRIOR) ** 2 / 2
 
-    return float(np.exp(minimize_scalar(penalty, bounds=(-2, 2), method="bounded").x))
+    return float(np.exp(minimize_scalar(penalty, bounds=(-2.0 * sharpen, 2.0), method="bounded").x))
 
 
 def _doubts(estimate: Estimate) -> list[str]:

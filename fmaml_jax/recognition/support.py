@@ -18,9 +18,8 @@ from data_prep.corpora import is_audio, read_table, walk
 from data_prep.features import extract
 from fmaml_jax.data import scaled
 from fmaml_jax.recognition.checkpoint import Start
+from fmaml_jax.recognition.timeline import UNSURE
 
-UNSURE = "unsure"
-"""The answer where no class is probable enough; no class can have this name."""
 LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
 SHORTEST_CLIP = 0.5

@@ -1,0 +1,125 @@
+"""What `enrol` promises against what held-out clips give, over many enrolments.
+
+    python -m experiments.benchmarks.enrolment --checkpoint=runs/polish --corpus=nemo.npz
+
+Each enrolment draws clips of the corpus at random, as a user might have labelled them; the rest of
+the corpus, or the rest by other speakers, is what the user meets later. Emotions are the corpus's
+own but the fixed classes, which get no clips; a clip counts as right where its label is the answer
+among all classes, in the promise as in what was given.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from scipy import stats
+
+from data_prep import console
+from data_prep.console import progress
+from data_prep.dataset import Dataset, load
+from fmaml_jax.devices import set_up_compilation
+from fmaml_jax.recognition import enrol
+from fmaml_jax.recognition.checkpoint import Start, load_start
+from fmaml_jax.recognition.recogniser import probabilities
+from fmaml_jax.recognition.support import LabelledClip
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", "", "folder of a run that never saw the corpus")
+CORPUS = flags.DEFINE_string("corpus", "", "a corpus prepared with --features=descriptors")
+LABELS = flags.DEFINE_list("labels", [], "emotions to enrol; all of the corpus by default")
+ENROLMENTS = flags.DEFINE_integer("enrolments", 100, "random enrolments a row")
+SEED = flags.DEFINE_integer("seed", 0, "seed of the draws")
+
+
+class Kind(NamedTuple):
+    """Whom a user records (0: everyone), whether the clips say who speaks, and who comes later."""
+
+    voices: int
+    named: bool
+    others: bool
+
+
+KINDS = {
+    "all voices": Kind(0, named=False, others=False),
+    "4 voices, named; then other voices": Kind(4, named=True, others=True),
+    "4 voices, not named; then other voices": Kind(4, named=False, others=True),
+    "1 voice; then other voices": Kind(1, named=True, others=True),
+}
+"""The rows of each number of shots."""
+
+
+def main() -> None:
+    """Prints a row for each number of shots and kind of support."""
+    set_up_compilation()
+    start, corpus = load_start(CHECKPOINT.value), load(CORPUS.value)
+    emotions = LABELS.value or sorted(set(corpus.labels.tolist()) - set(start.fixed))
+    print(f"{corpus.corpus}: {', '.join(emotions)}; {ENROLMENTS.value} enrolments a row")
+    print(
+        "| clips an emotion | support | promised | given | 95% interval holds | log loss, T=1 | T |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    rows = [(shots, kind) for shots in (5, 10, 20) for kind in KINDS]
+    with progress("enrolling", len(rows) * ENROLMENTS.value, " times") as bar:
+        for shots, kind in rows:
+            found = []
+            for result in _trials(start, corpus, emotions, shots, KINDS[kind]):
+                found.append(result)
+                bar.update()
+            if found:
+                _print_row(shots, kind, np.array(found))
+
+
+def _trials(
+    start: Start, corpus: Dataset, emotions: list[str], shots: int, kind: Kind
+) -> Iterator[tuple[float, ...]]:
+    rng = np.random.default_rng((SEED.value, shots, kind.voices))
+    for _ in range(ENROLMENTS.value):
+        usable = np.isin(corpus.labels, emotions)
+        if kind.voices:
+            chosen = rng.choice(np.unique(corpus.speakers), kind.voices, replace=False)
+            usable &= np.isin(corpus.speakers, chosen)
+        drawn = [rng.permutation(np.flatnonzero(usable & (corpus.labels == e))) for e in emotions]
+        if min(map(len, drawn)) < shots:
+            continue
+        support = np.concatenate([clips[:shots] for clips in drawn])
+        recogniser = enrol(start, [_clip(corpus, i, kind.named) for i in support])
+        rest = np.isin(corpus.labels, emotions)
+        rest[support] = False
+        if kind.others:
+            rest &= ~np.isin(corpus.speakers, corpus.speakers[support])
+        truth = np.array([recogniser.classes.index(label) for label in corpus.labels[rest]])
+        given = probabilities(recogniser, corpus.features[rest])
+        right = (given.argmax(axis=1) == truth).mean()
+        low, high = recogniser.estimate.interval
+        untempered = given**recogniser.temperature
+        untempered /= untempered.sum(axis=1, keepdims=True)
+        yield (
+            recogniser.estimate.accuracy,
+            right,
+            low <= right <= high,
+            *(
+                -np.log(found[np.arange(len(truth)), truth] + 1e-12).mean()
+                for found in (untempered, given)
+            ),
+        )
+
+
+def _clip(corpus: Dataset, i: int, named: bool) -> LabelledClip:
+    speaker = str(corpus.speakers[i]) if named else ""
+    name = str(corpus.names[i])
+    return LabelledClip(name, str(corpus.labels[i]), speaker, corpus.features[i], name, ())
+
+
+def _print_row(shots: int, kind: str, found: np.ndarray) -> None:
+    promised, given, holds, untempered, tempered = found.T
+    half = [stats.sem(column) * stats.t.ppf(0.975, len(column) - 1) for column in (promised, given)]
+    print(
+        f"| {shots} | {kind} | {promised.mean():.1%} ± {half[0]:.1%} | {given.mean():.1%} ± "
+        f"{half[1]:.1%} | {holds.mean():.0%} of {len(holds)} | {untempered.mean():.3f} | "
+        f"{tempered.mean():.3f} |",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    console.run(main)

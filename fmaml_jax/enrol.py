@@ -1,0 +1,107 @@
+"""`python -m fmaml_jax.enrol --checkpoint=RUN_DIR --support=DIR_OR_CSV --out=my.model`."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from data_prep import console
+from data_prep.console import UserError, one_line
+
+if TYPE_CHECKING:
+    from fmaml_jax.recognition import Recogniser
+
+
+def main() -> None:
+    """Enrols, prints what is to be thought of it, and saves the model."""
+    args = flags.FLAGS
+    for name, example in (("checkpoint", "runs/best"), ("support", "clips"), ("out", "my.model")):
+        if not args[name].value:
+            raise UserError(f"--{name} is missing; for example --{name}={example}")
+    same_as = dict(_meaning(item) for item in args.same_as)
+
+    # Late, so that --help and a missing flag do not wait for JAX.
+    from fmaml_jax import recognition
+    from fmaml_jax.devices import set_up_compilation
+    from fmaml_jax.recognition.model_file import require_writable
+    from fmaml_jax.recognition.pictures import draw_estimate, save_picture
+
+    started = time.perf_counter()
+    require_writable(args.out)
+    set_up_compilation()
+    recogniser = recognition.enrol(
+        args.checkpoint, args.support, same_as=same_as, without=args.without
+    )
+    print(describe(recogniser), flush=True)
+    if args.picture:
+        save_picture(Path(args.picture), draw_estimate(recogniser))
+    recognition.save(args.out, recogniser)
+    print(f"{args.out} is written, after {time.perf_counter() - started:.1f} s")
+
+
+def describe(recogniser: "Recogniser") -> str:
+    """What a user should know before using the recogniser, as text."""
+    estimate = recogniser.estimate
+    classes = [
+        (one_line(name), str(count or "none"), begins)
+        for name, count, begins in zip(
+            recogniser.classes,
+            recogniser.counts,
+            (f"as {own}" if own else "as new" for own in recogniser.known_as),
+            strict=True,
+        )
+    ]
+    answers = [one_line(name) for name in estimate.answers]
+    confusion = [
+        (one_line(label), *(str(count or "") for count in row))
+        for label, row in zip(estimate.labels, estimate.confusion.tolist(), strict=True)
+    ]
+    low, high = estimate.interval
+    return "\n".join(
+        [
+            _table([("class", "clips", "begins"), *classes]),
+            "",
+            f"Leaving out each {estimate.left_out} in turn: {np.trace(estimate.confusion)} of "
+            f"{estimate.clips} clips are right, {estimate.accuracy:.0%} (95% interval {low:.0%} to "
+            f"{high:.0%}); by chance {1 / len(answers):.0%}.",
+            "",
+            _table([("labelled", *answers), *confusion]),
+            "",
+            *(f"Warning: {one_line(warning)}." for warning in recogniser.warnings),
+        ]
+    )
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number and cell.isdigit() else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def _meaning(item: str) -> tuple[str, str]:
+    label, equals, meaning = item.partition("=")
+    if not (label and equals and meaning):
+        raise UserError(f"--same_as={item} is not of the form label=class, such as gniew=anger")
+    return label.strip(), meaning.strip()
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/best.cfg.")
+    flags.DEFINE_string(
+        "support", "", "A folder for each label, or a CSV: file,label[,start,end,speaker]."
+    )
+    flags.DEFINE_string("out", "", "The model file to write.")
+    flags.DEFINE_list(
+        "same_as", [], "What labels mean in the checkpoint's words: gniew=anger,smutek=sadness."
+    )
+    flags.DEFINE_list("without", [], "Fixed classes that are not to be answered, as neutral.")
+    flags.DEFINE_string("picture", "", "A PNG of the estimate to write.")
+    console.run(main)

@@ -1,0 +1,177 @@
+"""`python -m fmaml_jax.predict --model=my.model FILES_OR_FOLDERS... --format=csv`.
+
+What is found goes to standard output or `--out`; progress, and what is to be said of a file, to
+standard error. A file that cannot be used costs the others nothing; the exit code is then 2.
+"""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from absl import flags
+from tqdm import tqdm
+
+from data_prep import console
+from data_prep.console import UserError, one_line, progress
+from data_prep.corpora import is_audio, walk
+
+if TYPE_CHECKING:
+    from fmaml_jax.recognition import Prediction, Recogniser
+
+FORMATS = ("csv", "json", "audacity", "textgrid", "rttm")
+
+
+class Recording(NamedTuple):
+    """A file to label, and its path below the folder that it was found in."""
+
+    path: Path
+    name: Path
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Labels files; the exit code is 2 where one could not be used."""
+    args = flags.FLAGS
+    if not args.model:
+        raise UserError("--model is missing; for example --model=my.model")
+    recordings = find_recordings(arguments)
+
+    # Late, so that --help and a missing flag do not wait for JAX.
+    from fmaml_jax.devices import set_up_compilation
+    from fmaml_jax.recognition import load
+    from fmaml_jax.recognition.formats import FORMATS
+
+    out, written = args.out, FORMATS[args.format]
+    to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
+    if written.single and len(recordings) > 1 and not to_folder:
+        raise UserError(
+            f"--format={args.format} holds one recording, and there are {len(recordings)}; give a "
+            "folder: --out=FOLDER/"
+        )
+    set_up_compilation()
+    recogniser = load(args.model)
+    done: list[Prediction] = []
+    found = _predictions(recogniser, recordings, args.abstain, args.pictures, done)
+    started = time.perf_counter()
+    if to_folder:
+        for recording, prediction in found:
+            with _writing(Path(out, recording.name.with_suffix(written.suffix))) as file:
+                written.write([prediction], file)
+    else:
+        with _writing(Path(out)) if out else _standard_output() as file:
+            written.write((prediction for _, prediction in found), file)
+    seconds, took = sum(p.seconds for p in done), time.perf_counter() - started
+    print(
+        f"{len(done)} files, {seconds:,.0f} s of sound in {took:.1f} s: {seconds / took:.0f} times "
+        "real time",
+        file=sys.stderr,
+    )
+    return 0 if len(done) == len(recordings) else 2
+
+
+def find_recordings(arguments: Sequence[str]) -> list[Recording]:
+    """Files as they are given, and the sound files of folders in the order of their names.
+
+    Raises:
+        UserError: nothing is given, something does not exist, or two would be written alike.
+    """
+    if not arguments:
+        raise UserError("no files are given; name sound files, or folders of them")
+    recordings = []
+    for argument in map(Path, arguments):
+        if argument.is_dir():
+            names = sorted(name for name in walk(argument) if is_audio(name))
+            recordings += [Recording(argument / name, Path(name)) for name in names]
+            if not names:
+                raise UserError(f"{argument} holds no sound files; name another folder")
+        elif argument.exists():
+            recordings.append(Recording(argument, Path(argument.name)))
+        else:
+            raise UserError(f"{argument} does not exist; name sound files, or folders of them")
+    return recordings
+
+
+def _predictions(
+    recogniser: "Recogniser",
+    recordings: Sequence[Recording],
+    abstain: float,
+    pictures: str,
+    done: list["Prediction"],
+) -> Iterator[tuple[Recording, "Prediction"]]:
+    """Predicts one recording after the other; says what is wrong with one and goes on."""
+    from fmaml_jax.recognition import predict
+    from fmaml_jax.recognition.pictures import draw_timeline, save_picture
+
+    with progress("listening", len(recordings), " files") as bar:
+        for recording in recordings:
+            try:
+                prediction = predict(
+                    recogniser,
+                    recording.path,
+                    abstain=abstain,
+                    report=lambda seconds: bar.set_postfix_str(f"at {seconds:,.0f} s"),
+                )
+            except UserError as error:
+                _say(bar, f"error: {error}")
+                continue
+            finally:
+                bar.update()
+            for warning in prediction.warnings:
+                _say(bar, f"warning: {recording.path}: {warning}")
+            if pictures:
+                picture = Path(pictures, recording.name.with_suffix(".png"))
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                save_picture(picture, draw_timeline(prediction))
+            done.append(prediction)
+            yield recording, prediction
+
+
+def _say(bar: tqdm, text: str) -> None:
+    bar.write(one_line(text), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[TextIO]:
+    """A text file that is there whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
+            yield file
+        os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; give --out a place that is writable "
+            "and has room"
+        ) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Standard output in UTF-8; a reader that has had enough, such as `head`, is no error."""
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("model", "", "A file that `python -m fmaml_jax.enrol` wrote.")
+    flags.DEFINE_enum("format", "csv", FORMATS, "How the result is written.")
+    flags.DEFINE_string(
+        "out", "", "File to write, or a folder for one file a recording; else standard output."
+    )
+    flags.DEFINE_float("abstain", 0.0, "Less probable answers are 'unsure'.", 0.0, 1.0)
+    flags.DEFINE_string("pictures", "", "Folder for a PNG of each file's timeline.")
+    console.run(main, arguments=True)

@@ -1,0 +1,104 @@
+"""Label a few clips in any language, get a classifier: `enrol`, `load` and `predict`.
+
+    from fmaml_jax.recognition import enrol, load, predict, save
+
+    recogniser = enrol("runs/polish", "clips/")      # a folder for each emotion, or a CSV
+    print(recogniser.estimate.accuracy, recogniser.warnings)
+    save("my.model", recogniser)
+    prediction = predict(load("my.model"), "call.wav")
+    print(prediction.segments)
+
+Every error that a user can mend is a `data_prep.console.UserError` of one sentence.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from data_prep.audio import AudioError, probe
+from data_prep.console import UserError
+from data_prep.features import extract
+from fmaml_jax.recognition.checkpoint import Start, load_start
+from fmaml_jax.recognition.model_file import load, save
+from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
+from fmaml_jax.recognition.support import LabelledClip, look_over, narrow_band, read_support
+from fmaml_jax.recognition.timeline import Prediction, predict_file
+
+__all__ = ["Prediction", "Recogniser", "enrol", "load", "predict", "save"]
+
+
+def enrol(
+    checkpoint: str | os.PathLike | Start,
+    support: str | os.PathLike | Sequence[LabelledClip],
+    *,
+    same_as: Mapping[str, str] | None = None,
+    without: Sequence[str] = (),
+) -> Recogniser:
+    """Adapts a meta-trained network to labelled clips.
+
+    Args:
+        checkpoint: the folder of a finished run of `experiments/best.cfg`, or what `load_start`
+            made of it.
+        support: a folder that has a folder for each label; or a CSV with the columns file and
+            label and, if wanted, start and end (seconds within the file) and speaker; or clips that
+            have been read (`support.read_clip_as`).
+        same_as: for a label in your own words, the class of the checkpoint that it means, such as
+            {"gniew": "anger"}: it then begins with what the checkpoint knows of anger.
+        without: fixed classes that the recogniser is not to answer, such as ("neutral",).
+
+    Returns:
+        The recogniser, with an estimate of its accuracy by leaving out clips (or speakers) in turn
+        and with warnings. Unequal numbers of clips are evened out.
+
+    Raises:
+        UserError: the checkpoint or a clip cannot be used, or fewer than two classes have clips.
+    """
+    start = checkpoint if isinstance(checkpoint, Start) else load_start(checkpoint)
+    clips = read_support(support, start) if isinstance(support, str | os.PathLike) else support
+    if not clips:
+        raise UserError("there are no clips; label two or more, of two or more classes")
+    kept, warnings = look_over(clips, start.fixed)
+    return fit(start, kept, same_as or {}, without, warnings)
+
+
+def predict(
+    recogniser: Recogniser,
+    path: str | os.PathLike,
+    *,
+    abstain: float = 0.0,
+    report: Callable[[float], Any] = lambda seconds: None,
+) -> Prediction:
+    """Labels a clip, or finds the emotions of a recording over time.
+
+    Args:
+        recogniser: from `enrol` or `load`.
+        path: a sound file of any format, rate, channel count and length. Up to 15 s it is one clip;
+            a longer one is cut into segments where there is speech. Memory does not grow with it.
+        abstain: probability from 0 to 1 below which the answer is "unsure".
+        report: is told the seconds of the recording that are done, again and again.
+
+    Returns:
+        Segments with start and end (seconds), label, confidence and calibrated probabilities of
+        all classes; of a clip one. They depend on nothing but this file.
+
+    Raises:
+        UserError: the file cannot be decoded, or holds no samples.
+    """
+
+    def classify(
+        windows: Sequence[Float32[np.ndarray, " samples"]],
+    ) -> Float[np.ndarray, "windows classes"]:
+        features = [extract(window, recogniser.feature_config) for window in windows]
+        return probabilities(recogniser, np.stack(features))
+
+    try:
+        telephone = narrow_band(probe(path).sample_rate)
+        found = predict_file(
+            os.fspath(path), recogniser.classes, classify, abstain=abstain, report=report
+        )
+    except AudioError as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+    return found._replace(warnings=(*found.warnings, telephone) if telephone else found.warnings)

@@ -1,0 +1,140 @@
+"""Predictions as files: for spreadsheets, programs, Audacity, Praat, and scorers of diarization.
+
+    csv       a row a segment: file, start, end, label, confidence, and p(CLASS) of each class
+    json      one object, as prediction.schema.json beside this file says
+    audacity  label track: start, end, label between tabs
+    textgrid  Praat's long text format: the interval tiers "emotion" and "confidence"
+    rttm      NIST's Rich Transcription Time Marked: SPEAKER lines with the emotion as the name
+
+Times are seconds. An Audacity or Praat file is of one recording.
+"""
+
+import csv
+import json
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from praatio.data_classes.interval_tier import IntervalTier
+from praatio.data_classes.textgrid import Textgrid
+
+from data_prep.console import one_line
+from fmaml_jax.recognition.timeline import Prediction
+
+SCHEMA_VERSION = 1
+SCHEMA = Path(__file__).with_name("prediction.schema.json")
+
+Write = Callable[[Iterable[Prediction], TextIO], None]
+
+
+class Format(NamedTuple):
+    """How predictions are written; `single` formats hold one recording."""
+
+    suffix: str
+    single: bool
+    write: Write
+
+
+def _seconds(value: float) -> float:
+    return round(value, 3)
+
+
+def _probability(value: float) -> float:
+    return round(value, 4)
+
+
+def _write_csv(predictions: Iterable[Prediction], file: TextIO) -> None:
+    rows = csv.writer(file, lineterminator="\r\n")
+    for number, prediction in enumerate(predictions):
+        if number == 0:
+            chances = [f"p({name})" for name in prediction.classes]
+            rows.writerow(["file", "start", "end", "label", "confidence", *chances])
+        for segment in prediction.segments:
+            rows.writerow(
+                [
+                    prediction.file,
+                    _seconds(segment.start),
+                    _seconds(segment.end),
+                    segment.label,
+                    _probability(segment.confidence),
+                    *map(_probability, segment.probabilities),
+                ]
+            )
+        file.flush()
+
+
+def _write_json(predictions: Iterable[Prediction], file: TextIO) -> None:
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "predictions": [_object(prediction) for prediction in predictions],
+    }
+    json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
+    file.write("\n")
+
+
+def _object(prediction: Prediction) -> dict[str, Any]:
+    return {
+        "file": prediction.file,
+        "seconds": _seconds(prediction.seconds),
+        "warnings": list(prediction.warnings),
+        "segments": [
+            {
+                "start": _seconds(segment.start),
+                "end": _seconds(segment.end),
+                "label": segment.label,
+                "confidence": _probability(segment.confidence),
+                "probabilities": dict(
+                    zip(prediction.classes, map(_probability, segment.probabilities), strict=True)
+                ),
+            }
+            for segment in prediction.segments
+        ],
+    }
+
+
+def _write_audacity(predictions: Iterable[Prediction], file: TextIO) -> None:
+    for prediction in predictions:
+        for start, end, label, *_ in prediction.segments:
+            file.write(f"{start:.6f}\t{end:.6f}\t{one_line(label)}\n")
+
+
+def _write_textgrid(predictions: Iterable[Prediction], file: TextIO) -> None:
+    for prediction in predictions:
+        grid = Textgrid(0.0, prediction.seconds)
+        labels = [one_line(segment.label) for segment in prediction.segments]
+        confidences = [f"{segment.confidence:.4f}" for segment in prediction.segments]
+        for name, texts in (("emotion", labels), ("confidence", confidences)):
+            entries = [
+                (segment.start, min(segment.end, prediction.seconds), text)
+                for segment, text in zip(prediction.segments, texts, strict=True)
+            ]
+            grid.addTier(IntervalTier(name, entries, 0.0, prediction.seconds))
+        with tempfile.NamedTemporaryFile("r", encoding="utf-8", suffix=".TextGrid") as written:
+            grid.save(written.name, "long_textgrid", includeBlankSpaces=True)
+            file.write(written.read())
+
+
+def _write_rttm(predictions: Iterable[Prediction], file: TextIO) -> None:
+    for prediction in predictions:
+        recording = _word(Path(prediction.file).stem)
+        for start, end, label, confidence, _ in prediction.segments:
+            file.write(
+                f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> <NA> {_word(label)} "
+                f"{confidence:.4f} <NA>\n"
+            )
+        file.flush()
+
+
+def _word(text: str) -> str:
+    return "_".join(text.split())
+
+
+FORMATS: dict[str, Format] = {
+    "csv": Format(".csv", False, _write_csv),
+    "json": Format(".json", False, _write_json),
+    "audacity": Format(".txt", True, _write_audacity),
+    "textgrid": Format(".TextGrid", True, _write_textgrid),
+    "rttm": Format(".rttm", False, _write_rttm),
+}
+"""The values of `predict --format`."""

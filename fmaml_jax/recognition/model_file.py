@@ -1,0 +1,143 @@
+"""A recogniser as one portable file: an .npz without pickles.
+
+Format 1: arrays `mean`, `matrix`, `centre`, `head`, `origin`, `context` and `bias` as `Recogniser`
+names them, `probe`, and `model`, a JSON object with the rest. `probe` holds the logits of a fixed
+vector. The waves' frequencies are not in the file but drawn from a fixed seed; where a NumPy drew
+others, the probe would differ.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_prep import archive
+from data_prep.console import UserError
+from data_prep.features import restore_config
+from fmaml_jax.data import Scale
+from fmaml_jax.recognition.recogniser import Estimate, Recogniser, logits_of_vectors
+
+FORMAT = 1
+_ARRAYS = ("centre", "head", "origin", "context", "bias")
+_MAKE = "make one with `python -m fmaml_jax.enrol`"
+
+
+def save(path: str | os.PathLike, recogniser: Recogniser) -> None:
+    """Writes the file whole or not at all; the same recogniser gives the same bytes.
+
+    Raises:
+        UserError: it cannot be written, or another kind of file has that name.
+    """
+    require_writable(path)
+    estimate = recogniser.estimate
+    model = {
+        "format": FORMAT,
+        "classes": recogniser.classes,
+        "counts": recogniser.counts,
+        "known_as": recogniser.known_as,
+        "feature_config": recogniser.feature_config._asdict(),
+        "frequencies": recogniser.frequencies,
+        "emotions": recogniser.emotions,
+        "temperature": recogniser.temperature,
+        "estimate": {
+            "left_out": estimate.left_out,
+            "labels": estimate.labels,
+            "confusion": estimate.confusion.tolist(),
+            "interval": estimate.interval,
+        },
+        "warnings": recogniser.warnings,
+        "provenance": recogniser.provenance,
+    }
+    arrays = {name: np.asarray(getattr(recogniser, name)) for name in _ARRAYS}
+    arrays |= recogniser.scale._asdict()
+    arrays["probe"] = _probe(recogniser)
+    arrays["model"] = np.asarray(json.dumps(model, sort_keys=True, allow_nan=False))
+    archive.write(path, arrays)
+
+
+def require_writable(path: str | os.PathLike) -> None:
+    """Refuses before any work a file that could not be written.
+
+    Raises:
+        UserError: the folder is missing or read-only, or the file is there and is no model.
+    """
+    path = Path(path)
+    if path.exists() and not _is_model(path):
+        raise UserError(f"--out={path} is there and is no model; choose another name")
+    if not os.access(path.parent, os.W_OK):
+        state = "cannot be written" if path.parent.is_dir() else "is no folder"
+        raise UserError(f"--out={path}: {path.parent} {state}; choose another folder")
+
+
+def load(path: str | os.PathLike) -> Recogniser:
+    """Reads a model file.
+
+    Raises:
+        UserError: the file is missing, foreign, truncated or damaged, was written by a newer
+            version, or cannot be computed here as it was there.
+    """
+    arrays, intact = archive.read(path, _MAKE)
+    if "model" not in arrays:
+        raise UserError(f"{path} is no model of fmaml_jax; {_MAKE}")
+    try:
+        model = json.loads(str(arrays["model"]))
+        version = model["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no model of fmaml_jax; {_MAKE}") from error
+    if version != FORMAT:
+        raise UserError(
+            f"{path} has format {version} and this code reads format {FORMAT}; update fmaml_jax, "
+            "or enrol again"
+        )
+    if not intact:
+        raise UserError(f"{path} is damaged: its content hash does not match; {_MAKE}")
+    try:
+        recogniser = _restore(model, arrays)
+        agrees = np.allclose(_probe(recogniser), arrays["probe"], rtol=1e-3, atol=1e-3)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path} does not follow the format ({error}); {_MAKE}") from error
+    if not agrees:
+        raise UserError(
+            f"{path} gives other results here than where it was made, with NumPy "
+            f"{model['provenance'].get('numpy')}; install that version, or enrol again"
+        )
+    return recogniser
+
+
+def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recogniser:
+    estimate = model["estimate"]
+    classes = tuple(model["classes"])
+    return Recogniser(
+        classes=classes,
+        counts=tuple(model["counts"]),
+        known_as=tuple(model["known_as"]),
+        feature_config=restore_config(model["feature_config"]),
+        scale=Scale(*(arrays[name] for name in Scale._fields)),
+        frequencies=int(model["frequencies"]),
+        emotions=int(model["emotions"]),
+        temperature=float(model["temperature"]),
+        estimate=Estimate(
+            estimate["left_out"],
+            tuple(estimate["labels"]),
+            classes,
+            np.asarray(estimate["confusion"], int),
+            tuple(estimate["interval"]),
+        ),
+        warnings=tuple(model["warnings"]),
+        provenance=dict(model["provenance"]),
+        **{name: arrays[name] for name in _ARRAYS},
+    )
+
+
+def _probe(recogniser: Recogniser) -> np.ndarray:
+    vector = np.linspace(-1, 1, len(recogniser.scale.mean), dtype=np.float32)
+    return logits_of_vectors(recogniser, vector[None, None])
+
+
+def _is_model(path: Path) -> bool:
+    try:
+        return "model" in archive.read(path, _MAKE)[0]
+    except UserError:
+        return False
