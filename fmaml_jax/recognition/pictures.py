@@ -1,16 +1,29 @@
 """Pictures of a recogniser's estimate and of a recording's timeline."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from data_prep.console import UserError
+from data_prep.console import UserError, one_line
 from fmaml_jax.recognition.recogniser import Recogniser
+from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction
 
 INK = "#808080"
 """Of text and axes: readable on white and on near-black, since the ground is transparent."""
+
+
+COLOURS = ("#D55E00", "#0072B2", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#E69F00")
+"""Okabe and Ito's, told apart by colour-blind readers; more classes get hatches too."""
+HATCHES = (None, "///", "...", "xx")
+TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
+"""Seconds between two marks of the time axis."""
+POINTS = 2000
+"""Of a drawn waveform; more are not seen."""
 
 
 def draw_estimate(recogniser: Recogniser) -> Figure:
@@ -44,6 +57,64 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
     return figure
 
 
+def draw_timeline(prediction: Prediction) -> Figure:
+    """The segments over the waveform, and below it on a line for each label that was found.
+
+    The fainter a colour, the less sure the answer.
+    """
+    found = {segment.label for segment in prediction.segments}
+    labels = [name for name in (*prediction.classes, UNSURE) if name in found]
+    figure = Figure((10, 2.6 + 0.3 * len(labels)), layout="constrained", frameon=False)
+    waveform, lanes = figure.subplots(
+        2, sharex=True, height_ratios=(5, max(1, len(labels))), gridspec_kw={"hspace": 0}
+    )
+    envelope = prediction.envelope
+    edges = np.unique(np.linspace(0, len(envelope), min(POINTS, len(envelope)) + 1).astype(int))
+    peaks = np.maximum.reduceat(envelope, edges[:-1]) / max(1e-6, envelope.max())
+    moments = edges[:-1] * CHUNK_SECONDS
+    waveform.fill_between(moments, -peaks, peaks, step="post", color=INK, linewidth=0, zorder=2)
+    for segment in prediction.segments:
+        look = _look(segment.label, prediction.classes)
+        look["alpha"] = 0.2 + 0.8 * segment.confidence
+        span = (segment.start, segment.end - segment.start)
+        waveform.broken_barh([span], (-1.1, 2.2), zorder=1, **look)
+        lanes.broken_barh([span], (labels.index(segment.label) - 0.4, 0.8), **look)
+    if not labels:
+        lanes.text(0.5, 0.5, "no speech", ha="center", transform=lanes.transAxes, color=INK)
+    waveform.set_ylim(-1.1, 1.1)
+    waveform.set_yticks([])
+    lanes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
+    lanes.set_yticks(range(len(labels)), [plain(name) for name in labels])
+    lanes.set_xlim(0, prediction.seconds)
+    lanes.xaxis.set_major_formatter(FuncFormatter(_clock))
+    step = next((s for s in TICKS if prediction.seconds / s <= 10), prediction.seconds / 5)
+    lanes.xaxis.set_major_locator(MultipleLocator(step))
+    waveform.tick_params(bottom=False)
+    for axes in (waveform, lanes):
+        axes.patch.set_alpha(0)
+        axes.spines[:].set_visible(False)
+        _ink(axes)
+    lanes.spines.bottom.set_visible(True)
+    return figure
+
+
+def _look(label: str, classes: Sequence[str]) -> dict[str, Any]:
+    """Colour and hatch of a label."""
+    if label == UNSURE:
+        return {"facecolor": "none", "edgecolor": INK, "hatch": "////", "linewidth": 0}
+    number = classes.index(label)
+    hatch = HATCHES[number // len(COLOURS) % len(HATCHES)]
+    colour = COLOURS[number % len(COLOURS)]
+    return {"facecolor": colour, "edgecolor": INK, "hatch": hatch, "linewidth": 0}
+
+
+def _clock(seconds: float, _: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    text = f"{rest:02.0f}" if float(rest).is_integer() else f"{rest:04.1f}"
+    return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"
+
+
 def save_picture(path: Path, figure: Figure) -> None:
     """Writes a PNG.
 
@@ -69,4 +140,4 @@ def _ink(axes: Axes) -> None:
 
 def plain(text: str) -> str:
     """Text on one line that Matplotlib does not take for mathematics."""
-    return " ".join(text.split()).replace("$", r"\$")
+    return one_line(text).replace("$", r"\$")
