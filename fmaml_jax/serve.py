@@ -1,0 +1,563 @@
+"""`python -m fmaml_jax.serve --checkpoint=RUN_DIR`: enrolment and prediction on a web page.
+
+What a user gives is a `Session` in the server's memory, under the random number that Gradio gives
+each page, and goes when the page is closed. A labelled clip's file is removed as soon as it has
+been read, a recording's with the session; results are sent within the page, not as files. Nothing
+leaves the machine: no analytics, fonts or scripts of others, as a content security policy enforces.
+"""
+
+import base64
+import dataclasses
+import functools
+import html
+import io
+import os
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from absl import flags
+from matplotlib.figure import Figure
+
+from data_prep import console
+from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_clip
+from data_prep.console import UserError
+from data_prep.synthesise import emofilm_clips, render
+from fmaml_jax.devices import set_up_compilation
+from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict, save
+from fmaml_jax.recognition.checkpoint import Start, load_start
+from fmaml_jax.recognition.formats import FORMATS
+from fmaml_jax.recognition.pictures import draw_estimate, draw_timeline
+from fmaml_jax.recognition.support import LabelledClip, read_clip_as
+from fmaml_jax.recognition.timeline import CLIP_SECONDS
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio reads it
+import gradio as gr
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+
+LONGEST_RECORDING = 3600.0
+"""Seconds."""
+LARGEST_UPLOAD = 320 << 20
+"""Bytes; an hour of 16-bit mono has 318 million at 44.1 kHz."""
+MOST_CLIPS = 1000
+NEW = "a new emotion"
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
+"""What a page may load: its own server's, and what it made itself."""
+STYLE = """
+.gradio-container {max-width: 880px !important; margin: auto}
+.picture {width: 100%; height: auto}
+.downloads a {display: inline-block; margin: 0 1em 0.4em 0}
+.note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
+.good {border-color: #009E73}
+"""
+
+
+@dataclasses.dataclass
+class Session:
+    """What one page holds."""
+
+    clips: list[LabelledClip] = dataclasses.field(default_factory=list)
+    same_as: dict[str, str] = dataclasses.field(default_factory=dict)
+    recogniser: Recogniser | None = None
+    recording: Path | None = None
+
+
+def make_page(start: Start) -> gr.Blocks:
+    """The page, whose sessions enrol in `start`."""
+    sessions: dict[str, Session] = {}
+
+    def session_of(request: gr.Request) -> Session:
+        return sessions.setdefault(request.session_hash, Session())
+
+    def forget(request: gr.Request) -> None:
+        session = sessions.pop(request.session_hash, Session())
+        if session.recording:
+            session.recording.unlink(missing_ok=True)
+
+    # ---- what the buttons do: each returns the page's parts that it changes
+
+    def show_clips(session: Session, said: str) -> list[Any]:
+        """The parts of step 1: what was said, the clips, what can be taken out, known names."""
+        counts = Counter(clip.label for clip in session.clips)
+        known = [*start.emotions, *start.fixed]
+        return [
+            said,
+            _clips_table(session.clips, start, session.same_as),
+            gr.update(
+                choices=[
+                    *((f"all of {label}", f"all {label}") for label in counts),
+                    *((f"{clip.label}: {clip.name}", clip.digest) for clip in session.clips),
+                ],
+                value=[],
+                visible=bool(session.clips),
+            ),
+            gr.update(visible=bool(session.clips)),
+            gr.update(choices=[*known, *(label for label in counts if label not in known)]),
+        ]
+
+    def add(
+        label: str | None,
+        meaning: str,
+        speaker: str,
+        files: str | Sequence[str] | None,
+        request: gr.Request,
+    ) -> list[Any]:
+        session, said = session_of(request), []
+        paths = [files] if isinstance(files, str) else files or []
+        before = len(session.clips)
+        for path in map(Path, paths):
+            try:
+                if not (label or "").strip():
+                    raise UserError("name the emotion first, then give its clips")
+                if len(session.clips) >= MOST_CLIPS:
+                    raise UserError(f"{MOST_CLIPS} clips are enough; take some out first")
+                clip = read_clip_as(path, label, start, speaker=(speaker or "").strip())
+            except UserError as error:
+                said.append(_note(str(error)))
+                continue
+            finally:
+                path.unlink(missing_ok=True)
+            session.clips.append(clip)
+            said += [_note(f"{clip.name}: {finding}") for finding in clip.findings]
+            if meaning != NEW:
+                session.same_as[clip.label] = meaning
+        if added := len(session.clips) - before:
+            said.insert(0, _note(f"{_count(added, 'clip')} of {label} added", good=True))
+        return [None, None, *show_clips(session, "".join(said))]
+
+    def add_examples(request: gr.Request) -> list[Any]:
+        session = session_of(request)
+        clips, recording = _examples(start)
+        session.clips += [clip for clip in clips if clip not in session.clips]
+        _keep(session, recording)
+        said = _note(
+            "Synthetic speech was added, to try the page with; it says nothing about how well "
+            "people are recognised. Now press Enrol; a recording is in step 3.",
+            good=True,
+        )
+        return [*show_clips(session, said), str(recording)]
+
+    def take_out(chosen: Sequence[str], request: gr.Request) -> list[Any]:
+        session = session_of(request)
+        session.clips = [
+            clip
+            for clip in session.clips
+            if clip.digest not in chosen and f"all {clip.label}" not in chosen
+        ]
+        return show_clips(session, "")
+
+    def learn(without: Sequence[str], request: gr.Request) -> str:
+        session = session_of(request)
+        labels = {clip.label for clip in session.clips}
+        session.recogniser = enrol(
+            start,
+            session.clips,
+            same_as={label: own for label, own in session.same_as.items() if label in labels},
+            without=without,
+        )
+        return _enrolled(session.recogniser)
+
+    def take_model(path: str | None, request: gr.Request) -> str:
+        session = session_of(request)
+        if not path:
+            return ""
+        try:
+            session.recogniser = load(path)
+        except UserError as error:
+            raise UserError(str(error).replace(path, Path(path).name)) from error
+        finally:
+            Path(path).unlink(missing_ok=True)
+        return _enrolled(session.recogniser)
+
+    def recognise(path: str | None, abstain: float, request: gr.Request) -> list[Any]:
+        session = session_of(request)
+        if session.recogniser is None:
+            raise UserError("there is nothing to recognise with yet; enrol in step 2")
+        if not path:
+            raise UserError("give a recording first: drop a file, or record one")
+        _keep(session, Path(path))
+        name = Path(path).name
+        try:
+            seconds = probe(path).seconds
+        except AudioError as error:
+            raise UserError(f"{name} cannot be used: {error}") from error
+        if seconds > LONGEST_RECORDING:
+            raise UserError(
+                f"{name} lasts {seconds / 60:,.0f} minutes, and this page takes "
+                f"{LONGEST_RECORDING / 60:.0f} at most; cut it, or use python -m fmaml_jax.predict"
+            )
+        try:
+            found = predict(session.recogniser, path, abstain=abstain)._replace(file=name)
+        except UserError as error:
+            raise UserError(str(error).replace(path, name)) from error
+        is_clip = found.seconds <= CLIP_SECONDS
+        chances = found.segments[0].probabilities if is_clip else ()
+        return [
+            _recognised(found),
+            gr.update(value=dict(zip(found.classes, chances, strict=False)), visible=is_clip),
+            gr.update(value=_rows(found), visible=not is_clip),
+        ]
+
+    # ---- the page
+    with gr.Blocks(title="fmaml_jax", delete_cache=(600, 7200)) as page:
+        gr.Markdown(
+            "# Label a few clips, recognise emotions\n"
+            "In any language, with a handful of clips of each emotion. "
+            f"{' and '.join(start.fixed).capitalize()} need none. Everything stays on the machine "
+            "that serves this page, and is forgotten when you close it."
+        )
+        gr.Markdown("## 1. Label clips")
+        with gr.Row():
+            label = gr.Dropdown(
+                [*start.emotions, *start.fixed],
+                value=None,
+                allow_custom_value=True,
+                label="Emotion",
+                info="Choose one that the checkpoint knows, or type any name.",
+            )
+            meaning = gr.Dropdown(
+                [NEW, *start.emotions],
+                value=NEW,
+                label="It means",
+                info="A name in your language for one that is known: much better than new.",
+                visible=False,
+            )
+            speaker = gr.Textbox(
+                label="Who speaks?",
+                info="May stay empty. Makes the estimate honest.",
+                max_length=80,
+            )
+        with gr.Row():
+            files = gr.File(
+                label="Drop clips of this emotion here", file_count="multiple", height=150
+            )
+            microphone = gr.Audio(
+                sources=["microphone"],
+                type="filepath",
+                label="Or say it",
+                editable=False,
+                buttons=[],
+            )
+        said = gr.HTML()
+        table = gr.HTML(_clips_table([], start, {}))
+        with gr.Row(equal_height=True):
+            chosen = gr.Dropdown(
+                [], multiselect=True, label="Take clips out again", visible=False, scale=3
+            )
+            out = gr.Button("Take out", visible=False, scale=1)
+        examples = gr.Button("No clips at hand? Try with synthetic speech", size="sm")
+
+        gr.Markdown("## 2. Enrol")
+        without = gr.CheckboxGroup(
+            list(start.fixed),
+            label="Never answer",
+            info="Tick what your recordings do not hold.",
+        )
+        enrol_button = gr.Button("Enrol", variant="primary")
+        with gr.Accordion("Or load a model that was saved earlier", open=False):
+            model = gr.File(label="Model file", file_count="single", height=120)
+        enrolled = gr.HTML(_hint("Give clips of two or more emotions, then press Enrol."))
+
+        gr.Markdown("## 3. Recognise")
+        recording = gr.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label=f"A clip, or a recording of up to {LONGEST_RECORDING / 60:.0f} minutes",
+            editable=False,
+            buttons=[],
+        )
+        abstain = gr.Slider(
+            0, 1, 0, step=0.05, label="Unsure below", info="Probability that an answer must have."
+        )
+        recognise_button = gr.Button("Recognise", variant="primary")
+        recognised = gr.HTML(
+            _hint(
+                f"Up to {CLIP_SECONDS:g} seconds are one clip; of a longer recording you get a "
+                "timeline."
+            )
+        )
+        chances = gr.Label(label="Probabilities", visible=False)
+        segments = gr.Dataframe(
+            headers=["from", "to", "emotion", "confidence"],
+            datatype="str",
+            label="Segments",
+            visible=False,
+            interactive=False,
+            max_height=320,
+        )
+
+        # ---- what happens when
+        private = {"api_visibility": "private"}
+        step_1 = [said, table, chosen, out, label]
+        adds = {"outputs": [files, microphone, *step_1], **private}
+        naming = [label, meaning, speaker]
+        added = _in_words(add, said, [files, microphone, *step_1])
+        files.upload(added, [*naming, files], **adds)
+        microphone.stop_recording(added, [*naming, microphone], **adds)
+        label.change(
+            lambda name: gr.update(
+                visible=bool((name or "").strip())
+                and name.casefold() not in map(str.casefold, (*start.emotions, *start.fixed)),
+                value=NEW,
+            ),
+            label,
+            meaning,
+            **private,
+        )
+        examples.click(
+            _in_words(add_examples, said, [*step_1, recording]),
+            None,
+            [*step_1, recording],
+            **private,
+        )
+        out.click(_in_words(take_out, said, step_1), chosen, step_1, **private)
+        enrol_button.click(_in_words(learn, enrolled, [enrolled]), without, enrolled, **private)
+        model.upload(_in_words(take_model, enrolled, [enrolled]), model, enrolled, **private)
+        step_3 = [recognised, chances, segments]
+        recognise_button.click(
+            _in_words(recognise, recognised, step_3), [recording, abstain], step_3, **private
+        )
+        page.unload(forget)
+    return page
+
+
+def serve(page: gr.Blocks, host: str, port: int, block: bool = True) -> str:
+    """Serves the page and returns its address; `port` 0 takes any that is free.
+
+    Raises:
+        UserError: host and port cannot be had.
+    """
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port or None,
+            prevent_thread_lock=not block,
+            quiet=True,
+            share=False,
+            ssr_mode=False,
+            max_file_size=LARGEST_UPLOAD,
+            footer_links=[],
+            enable_monitoring=False,
+            run_history=False,
+            theme=gr.themes.Default(
+                font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+            ),
+            css=STYLE,
+            app_kwargs={
+                "middleware": [Middleware(_SecurityHeaders)],
+                "docs_url": None,
+                "redoc_url": None,
+                "openapi_url": None,
+            },
+        )
+    except OSError as error:
+        raise UserError(
+            f"cannot serve at {host}:{port} ({error}); choose another --port or --host"
+        ) from error
+    return address
+
+
+class _SecurityHeaders:
+    """Tells browsers to load nothing from elsewhere, and to say nowhere where they were."""
+
+    def __init__(self, app: Callable):
+        self._app = app
+
+    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
+        async def send_with_headers(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["Content-Security-Policy"] = POLICY
+                headers["Referrer-Policy"] = "no-referrer"
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def _in_words(action: Callable, place: gr.HTML, outputs: Sequence) -> Callable:
+    """The action; its errors appear as a sentence at `place`, and the rest stays as it is."""
+
+    @functools.wraps(action)
+    def careful(*arguments: Any) -> Any:
+        try:
+            return action(*arguments)
+        except UserError as error:
+            said = _note(str(error))
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+            said = _note("Something is wrong with this program; its log says what.")
+        if len(outputs) == 1:
+            return said
+        return [said if output is place else gr.skip() for output in outputs]
+
+    return careful
+
+
+def _keep(session: Session, recording: Path) -> None:
+    """The session's recording is this one from now on; the one before it is removed."""
+    if session.recording and session.recording != recording:
+        session.recording.unlink(missing_ok=True)
+    session.recording = recording
+
+
+def _examples(start: Start) -> tuple[list[LabelledClip], Path]:
+    """Six clips of each emotion that speech can be synthesised for, and a recording of others."""
+    planned = emofilm_clips(["en"], 8)
+    wanted = [clip for clip in planned if clip.label in start.emotions] or planned
+    support, pieces, voices = [], [], Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        for clip in wanted:
+            samples, rate = render(clip, seed=0)
+            path = Path(folder, Path(clip.path).name)
+            soundfile.write(path, samples, rate)
+            voices[clip.label] += 1
+            if voices[clip.label] <= 6:
+                support.append(read_clip_as(path, clip.label, start, speaker=clip.speaker))
+            else:
+                pieces += [read_clip(path), np.zeros(SAMPLE_RATE, np.float32)]
+    # Below Gradio's folder, from which alone it serves files.
+    target = tempfile.mkdtemp(dir=os.environ["GRADIO_TEMP_DIR"])
+    recording = Path(target, "synthetic_recording.wav")
+    soundfile.write(recording, np.concatenate(pieces), SAMPLE_RATE)
+    return support, recording
+
+
+# ---- what is shown; all that users have named is escaped
+
+
+def _note(text: str, good: bool = False) -> str:
+    sentence = html.escape(f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}")
+    return f'<div class="note{" good" * good}" role="status">{sentence}</div>'
+
+
+def _hint(text: str) -> str:
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
+
+
+def _clips_table(clips: Sequence[LabelledClip], start: Start, same_as: dict[str, str]) -> str:
+    if not clips:
+        return _hint(
+            "No clips yet. Choose an emotion, then drop five or more short clips of it, or record "
+            "them; then the next emotion. Two emotions are the least."
+        )
+    known = {name.casefold() for name in (*start.emotions, *start.fixed)}
+    rows = []
+    for label, count in sorted(Counter(clip.label for clip in clips).items()):
+        speakers = {clip.speaker for clip in clips if clip.label == label} - {""}
+        meaning = same_as.get(label, "known" if label.casefold() in known else "new")
+        cells = (label, meaning, _count(count, "clip"), ", ".join(sorted(speakers)) or "not said")
+        rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    head = "".join(f"<th>{name}</th>" for name in ("emotion", "means", "clips", "speakers"))
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _enrolled(recogniser: Recogniser) -> str:
+    estimate = recogniser.estimate
+    low, high = estimate.interval
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "my.model")
+        save(path, recogniser)
+        model = _download("my.model", path.read_bytes(), "Save the model")
+    return "".join(
+        [
+            _note(
+                f"Enrolled {', '.join(recogniser.classes)}. Leaving out each {estimate.left_out} "
+                f"in turn, {estimate.accuracy:.0%} of {_count(estimate.clips, 'clip')} are "
+                f"recognised (95% interval {low:.0%} to {high:.0%}; chance {1 / len(estimate.answers):.0%}).",
+                good=True,
+            ),
+            *map(_note, recogniser.warnings),
+            _picture(draw_estimate(recogniser), "Labels against answers of the clips left out"),
+            f'<p class="downloads">{model}</p>',
+        ]
+    )
+
+
+def _recognised(prediction: Prediction) -> str:
+    labels = Counter()
+    for segment in prediction.segments:
+        labels[segment.label] += segment.end - segment.start
+    if prediction.seconds <= CLIP_SECONDS:
+        segment = prediction.segments[0]
+        headline = f"{segment.label}, with a probability of {segment.confidence:.0%}"
+    elif labels:
+        headline = "Heard " + ", ".join(
+            f"{label} for {seconds:.0f} s" for label, seconds in labels.most_common()
+        )
+    else:
+        headline = "No speech was found in this recording"
+    files = []
+    for name, written in FORMATS.items():
+        text = io.StringIO(newline="")
+        written.write([prediction], text)
+        stem = Path(prediction.file).stem
+        files.append(_download(stem + written.suffix, text.getvalue().encode(), name))
+    return "".join(
+        [
+            _note(headline, good=True),
+            *map(_note, prediction.warnings),
+            _picture(draw_timeline(prediction), "Timeline: emotions over the waveform"),
+            f'<p class="downloads">Save as {" ".join(files)}</p>',
+        ]
+    )
+
+
+def _rows(prediction: Prediction) -> list[list[str]]:
+    return [
+        [
+            f"{segment.start:.2f} s",
+            f"{segment.end:.2f} s",
+            segment.label,
+            f"{segment.confidence:.0%}",
+        ]
+        for segment in prediction.segments
+    ]
+
+
+def _picture(figure: Figure, description: str) -> str:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=150)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img class="picture" alt="{description}" src="data:image/png;base64,{data}">'
+
+
+def _download(name: str, content: bytes, text: str) -> str:
+    data = base64.b64encode(content).decode()
+    return (
+        f'<a download="{html.escape(name)}" href="data:application/octet-stream;base64,{data}">'
+        f"{text}</a>"
+    )
+
+
+def main() -> None:
+    """Serves until it is interrupted."""
+    args = flags.FLAGS
+    if not args.checkpoint:
+        raise UserError("--checkpoint is missing; for example --checkpoint=runs/best")
+    set_up_compilation()
+    start = load_start(args.checkpoint)
+    with tempfile.TemporaryDirectory(prefix="fmaml_jax_") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        page = make_page(start)
+        print(f"Serving at http://{args.host}:{args.port}; Ctrl-C ends it", flush=True)
+        serve(page, args.host, args.port)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/best.cfg.")
+    flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for the network.")
+    flags.DEFINE_integer("port", 7860, "Port to listen at.", 0, 65535)
+    console.run(main)
