@@ -476,7 +476,8 @@ def _enrolled(recogniser: Recogniser) -> str:
             _note(
                 f"Enrolled {', '.join(recogniser.classes)}. Leaving out each {estimate.left_out} "
                 f"in turn, {estimate.accuracy:.0%} of {_count(estimate.clips, 'clip')} are "
-                f"recognised (95% interval {low:.0%} to {high:.0%}; chance {1 / len(estimate.answers):.0%}).",
+                f"recognised (95% interval {low:.0%} to {high:.0%}; chance "
+                f"{1 / len(estimate.answers):.0%}).",
                 good=True,
             ),
             *map(_note, recogniser.warnings),

@@ -7,3 +7,21 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A small run on synthetic speech, and the speech of the language that it has not heard."""
+    from tests.speech import make_run
+
+    return make_run(tmp_path_factory.mktemp("speech"))
+
+
+@pytest.fixture(scope="session")
+def start(trained):
+    """What enrolment starts from."""
+    from fmaml_jax.recognition.checkpoint import load_start
+
+    return load_start(trained[0])

@@ -1,0 +1,131 @@
+"""The portable model file: exact, self-contained, and refused where it cannot be trusted."""
+
+import json
+import pickletools
+import zipfile
+
+import numpy as np
+import pytest
+
+from data_prep import archive
+from data_prep.console import UserError
+from fmaml_jax.recognition import load, save
+from fmaml_jax.recognition.recogniser import fit, probabilities
+from fmaml_jax.recognition.support import read_clip_as
+
+
+@pytest.fixture(scope="module")
+def recogniser(trained, start):
+    _, speech = trained
+    rows = zip(speech.paths[:12], speech.speakers, strict=False)
+    labels = ["anger", 'ża"l\n'] * 6
+    clips = [
+        read_clip_as(path, label, start, speaker)
+        for (path, speaker), label in zip(rows, labels, strict=True)
+    ]
+    return fit(start, clips, {}, ("silence",), ("a warning",))
+
+
+@pytest.fixture
+def path(tmp_path, recogniser):
+    save(tmp_path / "my.model", recogniser)
+    return tmp_path / "my.model"
+
+
+def rewrite(path, **changes):
+    """The file with other arrays, its content hash made anew."""
+    arrays, _ = archive.read(path, "")
+    archive.write(path, {**arrays, **changes})
+
+
+def with_entries(path, **entries):
+    arrays, _ = archive.read(path, "")
+    return np.asarray(json.dumps(json.loads(str(arrays["model"])) | entries))
+
+
+def test_what_is_loaded_is_what_was_saved(path, recogniser, trained, start):
+    loaded = load(path)
+    assert loaded.classes == ("anger", 'ża"l', "neutral")
+    for name, value in recogniser._asdict().items():
+        again = getattr(loaded, name)
+        if name in ("scale", "estimate"):
+            pairs = zip(value, again, strict=True)
+            assert all(np.array_equal(first, second) for first, second in pairs)
+        else:
+            assert np.array_equal(value, again), name
+    features = np.stack([read_clip_as(p, "x", start).features for p in trained[1].paths[12:16]])
+    np.testing.assert_array_equal(
+        probabilities(loaded, features), probabilities(recogniser, features)
+    )
+    assert set(loaded.provenance) >= {"checkpoint", "support", "jax", "numpy"}
+
+
+def test_the_same_bytes_and_no_pickles(path, recogniser, tmp_path):
+    save(tmp_path / "again.model", recogniser)
+    first, second = (zipfile.ZipFile(tmp_path / n) for n in ("my.model", "again.model"))
+    assert first.namelist() == second.namelist()
+    for name in first.namelist():
+        assert first.read(name) == second.read(name)
+        with pytest.raises(ValueError, match=r"opcode|pickle"):
+            list(pickletools.genops(first.read(name)))
+
+
+def test_truncated_damaged_and_foreign_files_are_refused(path, tmp_path):
+    raw = path.read_bytes()
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(UserError, match=r"not a readable \.npz file.*make one with"):
+        load(path)
+    path.write_bytes(raw[:1000] + bytes([raw[1000] ^ 1]) + raw[1001:])
+    with pytest.raises(UserError, match=r"my\.model is not a readable \.npz file .*CRC"):
+        load(path)
+    path.write_bytes(b"something else")
+    with pytest.raises(UserError, match=r"my\.model is not a readable"):
+        load(path)
+    np.savez(tmp_path / "other.npz", features=np.ones(3))
+    with pytest.raises(UserError, match=r"other\.npz is no model of fmaml_jax"):
+        load(tmp_path / "other.npz")
+    with pytest.raises(UserError, match="does not exist"):
+        load(tmp_path / "missing.model")
+
+
+def test_another_content_than_its_hash_says_is_refused(path):
+    with np.load(path) as file:
+        arrays = dict(file)
+    with path.open("wb") as file:
+        np.savez(file, **{**arrays, "bias": arrays["bias"] + 1})
+    with pytest.raises(UserError, match="damaged: its content hash"):
+        load(path)
+
+
+def test_a_newer_format_is_refused(path):
+    rewrite(path, model=with_entries(path, format=2))
+    with pytest.raises(UserError, match="has format 2 and this code reads format 1; update"):
+        load(path)
+
+
+def test_descriptors_of_another_version_are_refused(path, recogniser):
+    features = recogniser.feature_config._asdict() | {"descriptors": 99}
+    rewrite(path, model=with_entries(path, feature_config=features))
+    with pytest.raises(UserError, match="version 99"):
+        load(path)
+
+
+def test_arrays_that_do_not_fit_together_are_refused(path, recogniser):
+    rewrite(path, context=recogniser.context[:-1])
+    with pytest.raises(UserError, match="does not follow the format"):
+        load(path)
+
+
+def test_other_results_than_where_it_was_made_are_refused(path, recogniser):
+    rewrite(path, probe=np.asarray([9.0, 9.0, 9.0], np.float32))
+    with pytest.raises(UserError, match="gives other results here than where it was made"):
+        load(path)
+
+
+def test_where_a_model_is_not_written(tmp_path, recogniser):
+    (tmp_path / "clips.csv").write_text("file,label\n")
+    with pytest.raises(UserError, match=r"clips.csv is there and is no model"):
+        save(tmp_path / "clips.csv", recogniser)
+    with pytest.raises(UserError, match="is no folder; choose another"):
+        save(tmp_path / "nowhere" / "my.model", recogniser)
+    assert (tmp_path / "clips.csv").read_text() == "file,label\n"

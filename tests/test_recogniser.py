@@ -1,0 +1,253 @@
+"""Enrolment's mathematics: it is F-MAML's where both apply, and says what it is worth."""
+
+from collections import Counter
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from scipy.special import logsumexp, softmax
+from scipy.stats import binomtest
+
+from data_prep.console import UserError
+from fmaml_jax.data import scaled
+from fmaml_jax.learners import fmaml
+from fmaml_jax.maml import Task
+from fmaml_jax.model import make_model
+from fmaml_jax.recognition import enrol
+from fmaml_jax.recognition.recogniser import (
+    MOST_FOLDS,
+    _interval,
+    _temperature,
+    fit,
+    logits_of_vectors,
+    probabilities,
+)
+from fmaml_jax.recognition.support import read_clip_as
+from tests.speech import EMOTIONS
+
+
+@pytest.fixture(scope="module")
+def clips(trained, start):
+    """Four clips of each emotion, by four voices."""
+    _, speech = trained
+    rows = list(zip(speech.paths, speech.labels, speech.speakers, strict=True))
+    return [
+        read_clip_as(path, label, start, speaker)
+        for emotion in EMOTIONS
+        for path, label, speaker in [row for row in rows if row[1] == emotion][:4]
+    ]
+
+
+@pytest.fixture(scope="module")
+def others(trained, start):
+    """Described clips that are in no support: the rest of the emotions, neutral."""
+    _, speech = trained
+    chosen = [*speech.of("neutral"), *(path for e in EMOTIONS for path in speech.of(e)[4:])]
+    return np.stack([read_clip_as(path, "x", start).features for path in chosen])
+
+
+def adapted(start, clips, same_as=None, without=(), **settings):
+    return fit(
+        start._replace(config=replace(start.config, **settings)), clips, same_as or {}, without, ()
+    )
+
+
+def logits(recogniser, features):
+    return logits_of_vectors(recogniser, scaled(features, recogniser.scale))
+
+
+def anonymous(clips):
+    return [clip._replace(speaker="") for clip in clips]
+
+
+def test_with_k_clips_of_each_emotion_it_is_fmaml(start, clips, others):
+    config = replace(start.config, support="emotions")
+    model = make_model(len(config.classes), len(start.scale.mean), config.filters, config.network)
+    learner = fmaml.make(config, model)
+    support = scaled(np.stack([clip.features for clip in clips]), start.scale)
+    labels = np.array([config.emotions.index(clip.label) for clip in clips])
+    task = Task(support, labels, scaled(others, start.scale), np.zeros(len(others), int))
+    state = jax.tree.map(lambda leaf: leaf[-1], learner.adapt(start.params, task))
+    expected = learner.logits(state, task, "inductive")
+
+    found = fit(start, clips, {}, (), ())
+
+    assert found.classes == config.classes
+    np.testing.assert_allclose(logits(found, others), expected, rtol=1e-3, atol=1e-3)
+    chances = probabilities(found, others)
+    np.testing.assert_allclose(
+        chances, softmax(logits(found, others) / found.temperature, axis=1), rtol=1e-5
+    )
+
+
+def test_a_clip_does_not_depend_on_the_others(start, clips, others):
+    recogniser = fit(start, clips, {}, (), ())
+    together = probabilities(recogniser, np.concatenate([others] * 5))
+    for i in (0, 3):
+        alone = probabilities(recogniser, others[i : i + 1])
+        np.testing.assert_allclose(alone[0], together[i + 2 * len(others)], rtol=1e-5)
+
+
+def test_a_class_counts_as_much_as_another_however_many_clips_it_has(start, clips, others):
+    copies = [clip for clip in clips if clip.label == "fear"]
+    once, more = (
+        adapted(start, support, support_loss="mean") for support in (clips, clips + 2 * copies)
+    )
+    assert more.counts == (4, 12, 4, 0, 0)
+    np.testing.assert_allclose(logits(once, others), logits(more, others), rtol=1e-3, atol=1e-3)
+
+
+def test_the_order_of_the_clips_is_of_no_account(start, clips, others):
+    forward, backward = fit(start, clips, {}, (), ()), fit(start, clips[::-1], {}, (), ())
+    np.testing.assert_allclose(logits(forward, others), logits(backward, others), atol=1e-3)
+    np.testing.assert_array_equal(forward.estimate.confusion, backward.estimate.confusion)
+    assert forward.provenance == backward.provenance
+
+
+def test_a_new_class_begins_as_probable_as_an_emotion_is_on_average(start, clips, others):
+    renamed = [
+        clip._replace(label="lęk") if clip.label == "fear" else clip for clip in anonymous(clips)
+    ]
+    still = {"inner_lr": 1e-9, "fixed_bias": 0.0}
+    known, new = adapted(start, clips, **still), adapted(start, renamed, **still)
+    assert new.classes == ("anger", "lęk", "sadness", "neutral", "silence")
+    assert new.known_as == ("anger", "", "sadness", "neutral", "silence")
+    before, after = logits(known, others), logits(new, others)
+    np.testing.assert_allclose(after[:, [0, 2, 3, 4]], before[:, [0, 2, 3, 4]], atol=1e-4)
+    mean = logsumexp(before[:, :3], axis=1) - np.log(3)
+    np.testing.assert_allclose(after[:, 1], mean, rtol=1e-4, atol=1e-4)
+
+    meant = adapted(start, renamed, {"LĘK": "Fear"}, **still)
+    assert meant.known_as == ("anger", "fear", "sadness", "neutral", "silence")
+    np.testing.assert_allclose(logits(meant, others), before, atol=1e-4)
+
+
+def test_positions_without_meaning_make_every_emotion_new(start, clips):
+    shuffled = adapted(start, clips, positions="shuffled")
+    assert shuffled.known_as == ("", "", "", "neutral", "silence")
+
+
+def test_fixed_classes_come_free_or_with_clips_or_not_at_all(start, trained, clips):
+    free = fit(start, clips, {}, (), ())
+    np.testing.assert_array_equal(free.bias, [0, 0, 0, 1, 1])
+    neutral = [read_clip_as(path, "Neutral", start) for path in trained[1].of("neutral")]
+    given = fit(start, [*clips, *neutral], {}, (), ())
+    assert given.classes == (*EMOTIONS, "Neutral", "silence")
+    assert given.counts == (4, 4, 4, 6, 0)
+    np.testing.assert_array_equal(given.bias, [0, 0, 0, 0, 1])
+    np.testing.assert_array_equal(given.centre, free.centre)
+    assert fit(start, clips, {}, ("neutral",), ()).classes == (*EMOTIONS, "silence")
+
+
+def explicit(start, clips, groups):
+    """Answers for each clip by a recogniser that was made without its group."""
+    answers = []
+    for group in set(groups):
+        rest = [clip for clip, own in zip(clips, groups, strict=True) if own != group]
+        recogniser = fit(start, rest, {}, (), ())
+        asked = [clip for clip, own in zip(clips, groups, strict=True) if own == group]
+        found = logits(recogniser, np.stack([clip.features for clip in asked])).argmax(axis=1)
+        answers += [
+            (clip.label, recogniser.classes[best]) for clip, best in zip(asked, found, strict=True)
+        ]
+    return Counter(answers)
+
+
+@pytest.mark.parametrize("left_out", ["clip", "speaker"])
+def test_the_estimate_is_of_recognisers_made_without_the_clip_or_speaker(start, clips, left_out):
+    if left_out == "clip":
+        clips = anonymous(clips)
+    # Two wrong labels, so that there are errors to agree on.
+    clips = [
+        clips[4]._replace(label="anger"),
+        *clips[1:4],
+        clips[0]._replace(label="fear"),
+        *clips[5:],
+    ]
+    groups = [clip.speaker or clip.digest for clip in clips]
+    estimate = fit(start, clips, {}, (), ()).estimate
+    assert estimate.left_out == left_out
+    assert estimate.clips == len(clips)
+    found = {
+        (estimate.labels[row], estimate.answers[column]): estimate.confusion[row, column]
+        for row, column in np.argwhere(estimate.confusion)
+    }
+    assert found == explicit(start, clips, groups)
+    right = np.trace(estimate.confusion)
+    assert right < len(clips)
+    assert estimate.accuracy == right / len(clips)
+    low, high = estimate.interval
+    wilson = binomtest(int(right), len(clips)).proportion_ci(method="wilson")
+    assert low <= wilson.low
+    assert high >= wilson.high
+
+
+def test_more_clips_than_folds_are_left_out_in_groups(start, clips):
+    many = anonymous(clips) * (MOST_FOLDS // len(clips) + 2)
+    assert fit(start, many, {}, (), ()).estimate.clips == len(many)
+
+
+def test_a_class_of_one_speaker_is_not_lost_with_the_speaker(start, clips):
+    clips = [c._replace(speaker="A") if c.label == "fear" else c for c in clips]
+    recogniser = fit(start, clips, {}, (), ())
+    assert recogniser.estimate.left_out == "clip"
+    assert "one speaker alone has clips of fear" in recogniser.warnings[0]
+
+
+def test_the_only_clip_of_a_class_is_not_tested(start, clips):
+    clips = anonymous([clip for clip in clips if clip.label != "fear"] + [clips[4]])
+    estimate = fit(start, clips, {}, (), ()).estimate
+    assert estimate.clips == len(clips) - 1
+    assert estimate.confusion[1].sum() == 0
+    alone = fit(start, [clips[0], clips[-1]], {}, (), ())
+    assert alone.estimate.clips == 0
+    assert alone.estimate.interval == (0, 1)
+    assert alone.temperature == pytest.approx(1, abs=1e-3)
+    assert "nothing can be estimated" in alone.warnings[-1]
+
+
+@pytest.mark.parametrize(
+    ("labels", "same_as", "without", "sentence"),
+    [
+        (["joy"] * 3, {}, (), "all clips are of 'joy'"),
+        (["neutral", "silence"], {}, (), "all clips are of 'neutral', 'silence'"),
+        (["joy", "awe"], {"hope": "anger"}, (), "no clip is labelled 'hope'"),
+        (["joy", "awe"], {"joy": "hope"}, (), "does not know 'hope'; it knows anger, fear"),
+        (["joy", "neutral"], {}, ("neutral",), "neutral cannot be left out"),
+    ],
+)
+def test_what_cannot_be_enrolled_is_refused(start, clips, labels, same_as, without, sentence):
+    support = [clips[i]._replace(label=label) for i, label in enumerate(labels)]
+    with pytest.raises(UserError, match=sentence):
+        enrol(start, support, same_as=same_as, without=without)
+
+
+def test_no_clips(start):
+    with pytest.raises(UserError, match="there are no clips"):
+        enrol(start, [])
+
+
+def test_the_temperature_undoes_overconfidence():
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=(4000, 4))
+    labels = np.array([rng.choice(4, p=p) for p in softmax(true, axis=1)])
+    for factor in (0.5, 1.0, 3.0):
+        assert _temperature(factor * true, labels, sharpen=True) == pytest.approx(factor, rel=0.1)
+    assert _temperature(0.5 * true, labels, sharpen=False) == pytest.approx(1, abs=1e-3)
+    assert _temperature(3 * true, labels, sharpen=False) == pytest.approx(3, rel=0.1)
+    assert 1 < _temperature(9 * true[:3], (labels[:3] + 1) % 4, sharpen=True) < 9
+
+
+def test_the_interval_knows_that_clips_of_a_speaker_are_alike():
+    rng = np.random.default_rng(1)
+    held = {True: 0, False: 0}
+    for _ in range(300):
+        skill = np.clip(rng.normal(0.6, 0.2, size=6), 0, 1)
+        speakers = np.repeat(np.arange(6), 10)
+        right = rng.random(60) < skill[speakers]
+        for by_speaker in held:
+            low, high = _interval(right, speakers, by_speaker)
+            held[by_speaker] += low <= 0.6 <= high
+    assert held[True] / 300 > 0.9
+    assert held[False] / 300 < 0.85

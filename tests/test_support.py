@@ -1,0 +1,149 @@
+"""The labelled clips of an enrolment: every way to list them, and what is said of them."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from data_prep.console import UserError
+from fmaml_jax.recognition.support import look_over, read_clip_as, read_support
+from tests.test_prepare import noise
+
+
+@pytest.fixture
+def folder(tmp_path, trained):
+    """Clips in a folder for each label; one name is hard."""
+    _, speech = trained
+    for label, name in (("anger", "anger"), ("fear", 'stra"ch\n i żal')):
+        (tmp_path / "clips" / name / "deeper").mkdir(parents=True)
+        for path in speech.of(label)[:2]:
+            (tmp_path / "clips" / name / path.name).write_bytes(path.read_bytes())
+    deep = speech.of("fear")[2]
+    (tmp_path / "clips" / name / "deeper" / deep.name).write_bytes(deep.read_bytes())
+    (tmp_path / "clips" / "anger" / "notes.txt").write_text("no audio")
+    return tmp_path / "clips"
+
+
+def test_a_folder_for_each_label(folder, start):
+    clips = read_support(folder, start)
+    assert [clip.label for clip in clips] == ["anger"] * 2 + ['stra"ch\n i żal'] * 3
+    assert {clip.speaker for clip in clips} == {""}
+
+
+def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
+    _, speech = trained
+    samples, rate = zip(*(soundfile.read(path) for path in speech.paths[:2]), strict=True)
+    seconds = [len(clip) / rate[0] for clip in samples]
+    soundfile.write(tmp_path / "long one.wav", np.concatenate(samples), rate[0])
+    table = tmp_path / "clips.csv"
+    table.write_text(
+        "\ufeffFile,label,start,end,speaker\n"
+        f'long one.wav,"joy, or ""so""",0,{seconds[0]},Łucja\n'
+        f"long one.wav,żal,{seconds[0]},,\n"
+    )
+    first, second = read_support(table, start)
+    assert (first.label, first.speaker) == ('joy, or "so"', "Łucja")
+    assert (second.label, second.speaker) == ("żal", "")
+    whole = [read_clip_as(path, "x", start) for path in speech.paths[:2]]
+    # The ends of a part have no neighbours to be resampled with.
+    for part, clip in zip((first, second), whole, strict=True):
+        difference = np.abs(part.features - clip.features).mean()
+        assert difference < 0.05 * np.abs(first.features - second.features).mean()
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("file,label\n", "holds no clips"),
+        ("path,label\na.wav,joy\n", "has no column file"),
+        ("file,label,start\na.wav,joy,soon\n", "line 2 of .* no number of seconds"),
+        ("file,label,start,end\na.wav,joy,2,1\n", "line 2 of .* from 2 to 1"),
+        ("file,label\n,joy\n", "line 2 of .* names no file"),
+        ("file,label\na.wav,\n", "'a.wav' has no label"),
+        ("file,label\na.wav,Unsure\n", "no class can be called 'Unsure'"),
+        ("file,label\nmissing.wav,joy\n", "'missing.wav' cannot be used: unreadable"),
+        ("file,label,start\na.wav,joy,9\n", "only 0.5 s long, which ends before 9 s"),
+        ("file,label\nempty.wav,joy\n", "empty"),
+        ("file,label\nsilent.wav,joy\n", "all samples are zero"),
+        ("file,label\ntext.wav,joy\n", "unreadable"),
+        ("file,label\nhours.flac,joy\n", "36,000 s long, and a clip is at most 60 s; cut it"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(tmp_path, start, content, sentence):
+    soundfile.write(tmp_path / "a.wav", noise(), 16_000)
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16_000)
+    (tmp_path / "text.wav").write_text("not audio at all")
+    if "hours" in content:
+        soundfile.write(tmp_path / "hours.flac", np.zeros(36_000_000, np.int16), 1000)
+    (tmp_path / "clips.csv").write_text(content)
+    with pytest.raises(UserError, match=sentence):
+        read_support(tmp_path / "clips.csv", start)
+
+
+def test_folders_that_hold_nothing_or_stray_clips(tmp_path, start):
+    with pytest.raises(UserError, match="does not exist"):
+        read_support(tmp_path / "nothing", start)
+    with pytest.raises(UserError, match="holds no clips"):
+        read_support(tmp_path, start)
+    soundfile.write(tmp_path / "stray.wav", noise(), 16_000)
+    with pytest.raises(UserError, match=r"stray.wav lies in no folder of a label"):
+        read_support(tmp_path, start)
+
+
+def test_findings(tmp_path, trained, start):
+    # What is far from a few hundred clips is near to as many as a real checkpoint has seen.
+    start = start._replace(scale=start.scale._replace(matrix=start.scale.matrix / 3))
+    _, speech = trained
+    samples, rate = soundfile.read(speech.of("anger")[0])
+
+    def findings(clip, sample_rate=rate):
+        soundfile.write(tmp_path / "clip.wav", clip, sample_rate, "FLOAT")
+        return " ".join(read_clip_as(tmp_path / "clip.wav", "anger", start).findings)
+
+    assert findings(samples) == ""
+    assert "clipped" in findings(np.clip(50 * samples, -1, 1))
+    assert "hardly any sound" in findings(1e-4 * samples)
+    assert "shorter than 0.5 s" in findings(samples[: rate // 3])
+    assert "longer than 20 s" in findings(np.tile(samples, 30)[: 21 * rate])
+    assert "only 8000 samples a second" in findings(samples[::2], 8000)
+    music = sum(np.sin(2 * np.pi * hertz * np.arange(2 * rate) / rate) for hertz in (220, 330))
+    assert "far from all speech" in findings(0.2 * music)
+
+
+def clip_of(start, trained, label="joy", digest="a", speaker="", findings=()):
+    path = trained[1].paths[0]
+    clip = read_clip_as(path, label, start, speaker, name=f"{digest}.wav")
+    return clip._replace(digest=digest, findings=findings)
+
+
+def test_copies_are_left_out_and_contradictions_too(start, trained):
+    clips = [
+        clip_of(start, trained, digest="a"),
+        clip_of(start, trained, digest="a")._replace(name="again.wav"),
+        clip_of(start, trained, digest="b"),
+        clip_of(start, trained, "awe", "b")._replace(name="other.wav"),
+        clip_of(start, trained, "JOY", "c"),
+    ]
+    kept, warnings = look_over(clips, ("silence",))
+    assert [(clip.digest, clip.label) for clip in kept] == [("a", "joy"), ("c", "joy")]
+    assert "'again.wav' is a copy of 'a.wav' and is left out" in warnings
+    assert any("different labels" in text and "'other.wav' (awe)" in text for text in warnings)
+
+
+def test_warnings(start, trained):
+    def said(clips, fixed=("silence",)):
+        return " | ".join(look_over(clips, fixed)[1])
+
+    few = [clip_of(start, trained, digest=str(i)) for i in range(4)]
+    assert "'joy' has 4 clips; 5 or more" in said(few)
+    assert "it is not said who speaks" in said(few)
+    one = [clip_of(start, trained, digest=str(i), speaker="A") for i in range(5)]
+    assert said(one) == (
+        "all clips are of one speaker: other voices will be recognised worse than estimated here"
+    )
+    two = [*one, clip_of(start, trained, digest="z", speaker="B")]
+    assert said(two) == ""
+    clipped = [clip._replace(findings=("clipped",)) for clip in two]
+    assert said(clipped) == "'0.wav', '1.wav', '2.wav' and 3 more: clipped"
+    silent = [clip._replace(label="silence", findings=("clipped",)) for clip in two]
+    assert said(silent) == ""
