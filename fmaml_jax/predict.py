@@ -123,7 +123,6 @@ def _predictions(
                 _say(bar, f"warning: {recording.path}: {warning}")
             if pictures:
                 picture = Path(pictures, recording.name.with_suffix(".png"))
-                picture.parent.mkdir(parents=True, exist_ok=True)
                 save_picture(picture, draw_timeline(prediction))
             done.append(prediction)
             yield recording, prediction

@@ -33,7 +33,7 @@ from fmaml_jax.devices import set_up_compilation
 from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict, save
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.formats import FORMATS
-from fmaml_jax.recognition.pictures import draw_estimate, draw_timeline
+from fmaml_jax.recognition.pictures import draw_estimate, draw_timeline, png
 from fmaml_jax.recognition.support import LabelledClip, read_clip_as
 from fmaml_jax.recognition.timeline import CLIP_SECONDS
 
@@ -529,9 +529,7 @@ def _rows(prediction: Prediction) -> list[list[str]]:
 
 
 def _picture(figure: Figure, description: str) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    data = base64.b64encode(file.getvalue()).decode()
+    data = base64.b64encode(png(figure)).decode()
     return f'<img class="picture" alt="{description}" src="data:image/png;base64,{data}">'
 
 

@@ -1,5 +1,7 @@
 """Pictures of a recogniser's estimate and of a recording's timeline."""
 
+import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,14 +117,24 @@ def _clock(seconds: float, _: int) -> str:
     return f"{hours}:{minutes:02d}:{text}" if hours else f"{minutes}:{text}"
 
 
+def png(figure: Figure) -> bytes:
+    """The picture as a PNG file; letters that no font has are boxes."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        figure.savefig(file, format="png", dpi=150)
+    return file.getvalue()
+
+
 def save_picture(path: Path, figure: Figure) -> None:
-    """Writes a PNG.
+    """Writes a PNG file.
 
     Raises:
         UserError: the file cannot be written.
     """
     try:
-        figure.savefig(path, format="png", dpi=150)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(figure))
     except OSError as error:
         raise UserError(
             f"cannot write the picture {path}: {error.strerror or error}; choose another folder"

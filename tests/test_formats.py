@@ -1,0 +1,130 @@
+"""Every format is read back by a reader that is not ours."""
+
+import csv
+import io
+import json
+import re
+
+import jsonschema
+import numpy as np
+import pytest
+import textgrid
+
+from fmaml_jax.recognition.formats import FORMATS, SCHEMA
+from fmaml_jax.recognition.pictures import draw_timeline, save_picture
+from fmaml_jax.recognition.timeline import UNSURE, Prediction, Segment
+
+CLASSES = ('joy "x"', "żal\nnowy", "silence")
+
+
+@pytest.fixture
+def prediction():
+    segments = (
+        Segment(0.0, 1.23456, CLASSES[0], 0.75, (0.75, 0.15, 0.1)),
+        Segment(1.23456, 2.5, CLASSES[1], 0.61239, (0.2, 0.61239, 0.18761)),
+        Segment(3.0, 20.0, UNSURE, 0.4, (0.3, 0.4, 0.3)),
+    )
+    envelope = np.abs(np.sin(np.arange(625, dtype=np.float32)))
+    return Prediction('a "call", 1\nof 2.wav', 20.0, CLASSES, segments, envelope, ("odd",))
+
+
+def written(name, *predictions):
+    file = io.StringIO(newline="")
+    FORMATS[name].write(predictions, file)
+    return file.getvalue()
+
+
+def test_csv(prediction):
+    rows = list(csv.DictReader(io.StringIO(written("csv", prediction, prediction), newline="")))
+    assert len(rows) == 6
+    assert list(rows[0]) == [
+        *("file", "start", "end", "label", "confidence"),
+        *(f"p({name})" for name in CLASSES),
+    ]
+    assert rows[1]["file"] == prediction.file
+    assert rows[1]["label"] == CLASSES[1]
+    assert (rows[1]["start"], rows[1]["end"], rows[1]["confidence"]) == ("1.235", "2.5", "0.6124")
+    assert float(rows[0][f"p({CLASSES[0]})"]) == 0.75
+
+
+def test_json(prediction):
+    schema = json.loads(SCHEMA.read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    check = jsonschema.Draft202012Validator(schema)
+    document = json.loads(written("json", prediction, prediction._replace(segments=())))
+    check.validate(document)
+    first, second = document["predictions"]
+    assert first["file"] == prediction.file
+    assert first["warnings"] == ["odd"]
+    assert first["segments"][0]["probabilities"] == dict(
+        zip(CLASSES, (0.75, 0.15, 0.1), strict=True)
+    )
+    assert second["segments"] == []
+    check.validate(json.loads(written("json")))
+    first["segments"][0]["extra"] = 1
+    with pytest.raises(jsonschema.ValidationError):
+        check.validate(document)
+
+
+def test_audacity(prediction):
+    lines = written("audacity", prediction).splitlines()
+    grammar = re.compile(r"(\d+\.\d{6})\t(\d+\.\d{6})\t([^\t\n]*)")
+    parts = [grammar.fullmatch(line).groups() for line in lines]
+    assert [label for _, _, label in parts] == ['joy "x"', "żal nowy", "unsure"]
+    assert [float(start) for start, _, _ in parts] == [0.0, 1.23456, 3.0]
+    assert [float(end) for _, end, _ in parts] == [1.23456, 2.5, 20.0]
+
+
+def test_textgrid(prediction, tmp_path):
+    path = tmp_path / "call.TextGrid"
+    path.write_text(written("textgrid", prediction), encoding="utf-8")
+    grid = textgrid.TextGrid.fromFile(str(path))
+    assert (grid.minTime, grid.maxTime) == (0, 20)
+    emotion, confidence = grid
+    assert (emotion.name, confidence.name) == ("emotion", "confidence")
+    said = [(i.minTime, i.maxTime, i.mark) for i in emotion if i.mark]
+    assert [mark for _, _, mark in said] == ['joy "x"', "żal nowy", "unsure"]
+    assert said[1][:2] == pytest.approx((1.23456, 2.5))
+    assert [i.mark for i in confidence if i.mark] == ["0.7500", "0.6124", "0.4000"]
+    ends = [i.maxTime for i in emotion]
+    assert ends[:-1] == [i.minTime for i in emotion][1:]  # no gaps, as Praat wants
+    path.write_text(written("textgrid", prediction._replace(segments=())), encoding="utf-8")
+    assert [i.mark for i in textgrid.TextGrid.fromFile(str(path))[0]] == [""]
+
+
+def test_rttm(prediction):
+    lines = [line.split() for line in written("rttm", prediction, prediction).splitlines()]
+    assert len(lines) == 6
+    for line in lines:
+        assert len(line) == 10
+        assert line[0] == "SPEAKER"
+        assert line[2] == "1"
+        assert (line[5], line[6], line[9]) == ("<NA>", "<NA>", "<NA>")
+    assert lines[1][1] == 'a_"call",_1_of_2'
+    assert lines[1][7] == "żal_nowy"
+    assert (float(lines[1][3]), float(lines[1][4])) == pytest.approx((1.235, 1.265), abs=1e-3)
+
+
+def test_the_picture_has_a_line_for_each_label(prediction, tmp_path):
+    figure = draw_timeline(prediction)
+    lanes = figure.axes[1]
+    names = [label.get_text() for label in lanes.get_yticklabels()]
+    assert names == ['joy "x"', "żal nowy", "unsure"]
+    spans = sorted(
+        (path.vertices[:, 0].min(), path.vertices[:, 0].max())
+        for bars in lanes.collections
+        for path in bars.get_paths()
+    )
+    np.testing.assert_allclose(spans, [(s.start, s.end) for s in prediction.segments])
+    save_picture(tmp_path / "a.png", figure)
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_pictures_of_hard_names_and_of_nothing(prediction, tmp_path):
+    hard = tuple(f"${i}_{{\\x 怒り ज\n" for i in range(30))
+    segments = tuple(
+        Segment(i / 2, i / 2 + 0.5, name, 0.9, (1 / 30,) * 30) for i, name in enumerate(hard)
+    )
+    drawn = prediction._replace(classes=hard, segments=segments)
+    save_picture(tmp_path / "hard.png", draw_timeline(drawn))
+    save_picture(tmp_path / "nothing.png", draw_timeline(prediction._replace(segments=())))
