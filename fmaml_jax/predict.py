@@ -151,7 +151,8 @@ def _writing(path: Path) -> Iterator[TextIO]:
             "and has room"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 @contextlib.contextmanager

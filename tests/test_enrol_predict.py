@@ -1,0 +1,238 @@
+"""The two commands as a user runs them: what they print and write, and every bad input."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+import soundfile
+
+from fmaml_jax.enrol import describe
+from fmaml_jax.recognition import enrol, load, predict, save
+from fmaml_jax.recognition.formats import SCHEMA
+from tests.test_prepare import ROOT, SHARED, needs_shared
+
+AWKWARD = "a \"b\" 'c'\nżółć.wav"
+
+
+def command(module, *arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", f"fmaml_jax.{module}", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(trained, tmp_path_factory):
+    """A folder of labelled clips, one with an awkward name, and what is to be recognised."""
+    _, speech = trained
+    top = tmp_path_factory.mktemp("a user's place")
+    for label, own in (("gniew", "anger"), ("sadness", "sadness")):
+        (top / "clips" / label).mkdir(parents=True)
+        for path in speech.of(own)[:4]:
+            (top / "clips" / label / path.name).write_bytes(path.read_bytes())
+    (top / "heard" / "inner").mkdir(parents=True)
+    for name, path in (
+        ("heard/first.wav", speech.of("anger")[0]),
+        (f"heard/inner/{AWKWARD}", speech.of("sadness")[5]),
+    ):
+        (top / name).write_bytes(path.read_bytes())
+    samples = [soundfile.read(path)[0] for path in speech.paths[:8]]
+    rate = soundfile.info(speech.paths[0]).samplerate
+    pauses = [np.concatenate([clip, np.zeros(rate)]) for clip in samples]
+    soundfile.write(top / "call.wav", np.concatenate(pauses), rate)
+    return top
+
+
+@pytest.fixture(scope="module")
+def enrolled(trained, place):
+    """What the command said, and the model that it wrote."""
+    done = command(
+        "enrol",
+        f"--checkpoint={trained[0]}",
+        f"--support={place}/clips",
+        f"--out={place}/my.model",
+        "--same_as=gniew=anger",
+        "--without=silence",
+        f"--picture={place}/estimate.png",
+    )
+    assert done.returncode == 0, done.stderr
+    return done, place / "my.model"
+
+
+def test_enrol_says_what_to_think_of_it(enrolled, place):
+    done, model = enrolled
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["class", "clips", "begins"]
+    assert lines[1].split() == ["gniew", "4", "as", "anger"]
+    assert lines[3].split() == ["neutral", "none", "as", "neutral"]
+    assert any(line.startswith("Leaving out each clip in turn: ") for line in lines)
+    assert any("'gniew' has 4 clips; 5 or more" in line for line in lines)
+    assert lines[-1].startswith(f"{model} is written, after ")
+    assert load(model).classes == ("gniew", "sadness", "neutral")
+    assert (place / "estimate.png").stat().st_size > 5000
+
+
+def test_the_python_interface_does_the_same(enrolled, trained, place, tmp_path):
+    _, model = enrolled
+    recogniser = enrol(
+        trained[0], place / "clips", same_as={"gniew": "anger"}, without=("silence",)
+    )
+    save(tmp_path / "again.model", recogniser)
+    assert (tmp_path / "again.model").read_bytes() == model.read_bytes()
+    assert describe(recogniser) in enrolled[0].stdout
+    (segment,) = predict(load(model), place / "heard" / "first.wav").segments
+    assert segment.label == "gniew"
+
+
+def test_predict_writes_csv_to_standard_output_and_the_rest_elsewhere(enrolled, place):
+    done = command("predict", f"--model={enrolled[1]}", place / "heard", place / "call.wav")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout, newline="")))
+    assert [row["file"] for row in rows[:2]] == [
+        str(place / "heard" / "first.wav"),
+        str(place / "heard" / "inner" / AWKWARD),
+    ]
+    assert [row["label"] for row in rows[:2]] == ["gniew", "sadness"]
+    assert len(rows) > 4
+    assert "3 files" in done.stderr
+    assert "times real time" in done.stderr
+    # A file's result is its own, whatever else is asked for.
+    alone = command("predict", place / "call.wav", f"--model={enrolled[1]}")
+    assert list(csv.DictReader(io.StringIO(alone.stdout, newline=""))) == rows[2:]
+
+
+def test_predict_writes_files_and_pictures(enrolled, place, tmp_path):
+    files = [place / "heard", place / "call.wav"]
+    model = f"--model={enrolled[1]}"
+    grids = command(
+        *("predict", model, *files, "--format=textgrid", f"--out={tmp_path}/out/"),
+        f"--pictures={tmp_path}/pictures",
+    )
+    assert grids.returncode == 0, grids.stderr
+    names = {Path("first"), Path("inner") / Path(AWKWARD).stem, Path("call")}
+    for folder, suffix in (("out", ".TextGrid"), ("pictures", ".png")):
+        written = {p for p in (tmp_path / folder).rglob("*") if p.is_file()}
+        assert {p.relative_to(tmp_path / folder).with_suffix("") for p in written} == names
+        assert {p.suffix for p in written} == {suffix}
+    done = command(
+        *("predict", model, *files, "--format=json", f"--out={tmp_path}/all.json"), "--abstain=1"
+    )
+    document = json.loads((tmp_path / "all.json").read_text())
+    jsonschema.validate(document, json.loads(SCHEMA.read_text()))
+    assert not done.stdout
+    assert {s["label"] for p in document["predictions"] for s in p["segments"]} == {"unsure"}
+    assert not list(tmp_path.rglob(".*.tmp"))
+
+
+def test_one_bad_file_costs_the_others_nothing(enrolled, place, tmp_path):
+    for name in ("empty.wav", "text.wav"):
+        (tmp_path / name).write_text("no audio" * (name == "text.wav"))
+    soundfile.write(tmp_path / "telephone.wav", 0.1 * np.sin(np.arange(8000.0)), 8000)
+    done = command("predict", f"--model={enrolled[1]}", tmp_path, place / "heard" / "first.wav")
+    assert done.returncode == 2
+    assert [row["file"][-13:] for row in csv.DictReader(io.StringIO(done.stdout))] == [
+        "telephone.wav",
+        "ard/first.wav",
+    ]
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 2
+    assert "empty.wav cannot be used: empty (0 bytes)" in errors[0]
+    assert "text.wav cannot be used: unreadable" in errors[1]
+    assert "telephone.wav: only 8000 samples a second" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
+    pipe = f"{sys.executable} -m fmaml_jax.predict --model='{enrolled[1]}' '{place}/heard' | true"
+    done = subprocess.run(
+        ["bash", "-c", pipe], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert "Traceback" not in done.stderr
+    assert "Error" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "sentence"),
+    [
+        ("enrol", [], "--checkpoint is missing; for example"),
+        ("enrol", ["--checkpoint=RUN", "--support=PLACE/clips"], "--out is missing"),
+        (
+            "enrol",
+            ["--checkpoint=PLACE", "--support=PLACE/clips", "--out=PLACE/x"],
+            "is no run folder",
+        ),
+        (
+            "enrol",
+            ["--checkpoint=RUN", "--support=PLACE/clips/gniew", "--out=PLACE/x"],
+            "lies in no folder of a label",
+        ),
+        (
+            "enrol",
+            ["--checkpoint=RUN", "--support=PLACE/heard/inner", "--out=PLACE/no/x"],
+            "is no folder; choose another folder",
+        ),
+        (
+            "enrol",
+            ["--checkpoint=RUN", "--support=PLACE/clips", "--out=PLACE/x", "--same_as=gniew"],
+            "--same_as=gniew is not of the form label=class",
+        ),
+        ("predict", ["PLACE/call.wav"], "--model is missing"),
+        ("predict", ["--model=MODEL"], "no files are given"),
+        ("predict", ["--model=MODEL", "PLACE/missing.wav"], "missing.wav does not exist"),
+        ("predict", ["--model=PLACE/call.wav", "PLACE/call.wav"], "is not a readable .npz file"),
+        ("predict", ["--model=MODEL", "--abstain=2", "PLACE/call.wav"], "abstain"),
+        ("predict", ["--model=MODEL", "--format=mp3", "PLACE/call.wav"], "format"),
+        (
+            "predict",
+            ["--model=MODEL", "--format=audacity", "PLACE/heard"],
+            "--format=audacity holds one recording, and there are 2; give a folder: --out=FOLDER/",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--out=PLACE/call.wav/x.csv", "PLACE/heard"],
+            "cannot write",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_and_code_2(
+    enrolled, trained, place, module, arguments, sentence
+):
+    def fill(text):
+        for name, value in (("RUN", trained[0]), ("PLACE", place), ("MODEL", enrolled[1])):
+            text = text.replace(name, str(value))
+        return text
+
+    done = command(module, *map(fill, arguments))
+    assert done.returncode == 2
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("error: ")
+    assert sentence in last
+    assert "Traceback" not in done.stderr
+    assert not (place / "x").exists()
+
+
+@needs_shared
+def test_real_speech_of_an_unknown_language(trained, tmp_path):
+    """The commands' path on people's speech; how well is another matter with this checkpoint."""
+    audio = SHARED / "corpora" / "nemo" / "audio"
+    rows = ["file,label,speaker"]
+    for emotion in ("anger", "sadness"):
+        for path in sorted(audio.glob(f"*_{emotion}_*"))[::25][:4]:
+            rows.append(f"{path},{emotion},{path.name[:3]}")
+    (tmp_path / "clips.csv").write_text("\n".join(rows))
+    recogniser = enrol(trained[0], tmp_path / "clips.csv")
+    assert recogniser.counts[:2] == (4, 4)
+    assert any("far from all speech" in warning for warning in recogniser.warnings)
+    found = predict(recogniser, sorted(audio.glob("*_sadness_*"))[3])
+    assert sum(found.segments[0].probabilities) == pytest.approx(1)
