@@ -12,6 +12,7 @@ import functools
 import html
 import io
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -51,8 +52,10 @@ NEW = "a new emotion"
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 """What a page may load: its own server's, and what it made itself."""
 STYLE = """
-.gradio-container {max-width: 880px !important; margin: auto}
+.gradio-container {max-width: min(880px, 100vw) !important; margin: auto}
 .picture {width: 100%; height: auto}
+td, .note {overflow-wrap: break-word}
+.prose td, .prose th {padding: 0.3em 0.6em}
 .downloads a {display: inline-block; margin: 0 1em 0.4em 0}
 .note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
 .good {border-color: #009E73}
@@ -176,13 +179,16 @@ def make_page(start: Start) -> gr.Blocks:
             Path(path).unlink(missing_ok=True)
         return _enrolled(session.recogniser)
 
+    def hold(path: str | None, request: gr.Request) -> None:
+        if path:
+            _keep(session_of(request), Path(path))
+
     def recognise(path: str | None, abstain: float, request: gr.Request) -> list[Any]:
         session = session_of(request)
         if session.recogniser is None:
             raise UserError("there is nothing to recognise with yet; enrol in step 2")
         if not path:
             raise UserError("give a recording first: drop a file, or record one")
-        _keep(session, Path(path))
         name = Path(path).name
         try:
             seconds = probe(path).seconds
@@ -247,11 +253,11 @@ def make_page(start: Start) -> gr.Blocks:
             )
         said = gr.HTML()
         table = gr.HTML(_clips_table([], start, {}))
-        with gr.Row(equal_height=True):
+        with gr.Row():
             chosen = gr.Dropdown(
                 [], multiselect=True, label="Take clips out again", visible=False, scale=3
             )
-            out = gr.Button("Take out", visible=False, scale=1)
+            out = gr.Button("Take out", visible=False, scale=1, size="sm")
         examples = gr.Button("No clips at hand? Try with synthetic speech", size="sm")
 
         gr.Markdown("## 2. Enrol")
@@ -285,11 +291,12 @@ def make_page(start: Start) -> gr.Blocks:
         )
         chances = gr.Label(label="Probabilities", visible=False)
         segments = gr.Dataframe(
-            headers=["from", "to", "emotion", "confidence"],
+            headers=["from", "to", "emotion", "sure"],
             datatype="str",
             label="Segments",
             visible=False,
             interactive=False,
+            column_widths=["22%", "22%", "32%", "24%"],
             max_height=320,
         )
 
@@ -320,6 +327,7 @@ def make_page(start: Start) -> gr.Blocks:
         out.click(_in_words(take_out, said, step_1), chosen, step_1, **private)
         enrol_button.click(_in_words(learn, enrolled, [enrolled]), without, enrolled, **private)
         model.upload(_in_words(take_model, enrolled, [enrolled]), model, enrolled, **private)
+        gr.on([recording.upload, recording.stop_recording], hold, recording, **private)
         step_3 = [recognised, chances, segments]
         recognise_button.click(
             _in_words(recognise, recognised, step_3), [recording, abstain], step_3, **private
@@ -457,7 +465,7 @@ def _clips_table(clips: Sequence[LabelledClip], start: Start, same_as: dict[str,
     for label, count in sorted(Counter(clip.label for clip in clips).items()):
         speakers = {clip.speaker for clip in clips if clip.label == label} - {""}
         meaning = same_as.get(label, "known" if label.casefold() in known else "new")
-        cells = (label, meaning, _count(count, "clip"), ", ".join(sorted(speakers)) or "not said")
+        cells = (label, meaning, str(count), str(len(speakers) or "not said"))
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{name}</th>" for name in ("emotion", "means", "clips", "speakers"))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
@@ -519,8 +527,8 @@ def _recognised(prediction: Prediction) -> str:
 def _rows(prediction: Prediction) -> list[list[str]]:
     return [
         [
-            f"{segment.start:.2f} s",
-            f"{segment.end:.2f} s",
+            f"{segment.start:.1f} s",
+            f"{segment.end:.1f} s",
             segment.label,
             f"{segment.confidence:.0%}",
         ]
@@ -548,6 +556,8 @@ def main() -> None:
         raise UserError("--checkpoint is missing; for example --checkpoint=runs/best")
     set_up_compilation()
     start = load_start(args.checkpoint)
+    # What ends a service; as an exception, so that the folder is removed.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="fmaml_jax_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         page = make_page(start)

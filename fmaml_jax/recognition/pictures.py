@@ -34,7 +34,7 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
     counts = estimate.confusion
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     rows, columns = counts.shape
-    figure = Figure((1.6 + 0.75 * columns, 1.6 + 0.5 * rows), layout="constrained", frameon=False)
+    figure = Figure((1.4 + 0.6 * columns, 1.5 + 0.4 * rows), layout="constrained", frameon=False)
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for row, column in np.ndindex(counts.shape):
@@ -66,7 +66,7 @@ def draw_timeline(prediction: Prediction) -> Figure:
     """
     found = {segment.label for segment in prediction.segments}
     labels = [name for name in (*prediction.classes, UNSURE) if name in found]
-    figure = Figure((10, 2.6 + 0.3 * len(labels)), layout="constrained", frameon=False)
+    figure = Figure((6.5, 2.0 + 0.26 * len(labels)), layout="constrained", frameon=False)
     waveform, lanes = figure.subplots(
         2, sharex=True, height_ratios=(5, max(1, len(labels))), gridspec_kw={"hspace": 0}
     )
@@ -89,7 +89,7 @@ def draw_timeline(prediction: Prediction) -> Figure:
     lanes.set_yticks(range(len(labels)), [plain(name) for name in labels])
     lanes.set_xlim(0, prediction.seconds)
     lanes.xaxis.set_major_formatter(FuncFormatter(_clock))
-    step = next((s for s in TICKS if prediction.seconds / s <= 10), prediction.seconds / 5)
+    step = next((s for s in TICKS if prediction.seconds / s <= 7), prediction.seconds / 5)
     lanes.xaxis.set_major_locator(MultipleLocator(step))
     waveform.tick_params(bottom=False)
     for axes in (waveform, lanes):

@@ -1,0 +1,384 @@
+"""The web page, driven in a browser: enrolment to timeline, several users, and every bad upload."""
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import textgrid
+
+from tests.test_prepare import ROOT, SHARED, needs_shared
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="requirements-web.txt is not there")
+pytest.importorskip("gradio", reason="requirements-web.txt is not there")
+CHROMIUM = Path("/usr/bin/chromium")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium to open the page in"),
+    # Of Gradio's own dependencies.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
+PORT = 7869
+ADDRESS = f"http://127.0.0.1:{PORT}"
+
+
+@pytest.fixture(scope="module")
+def server(trained, tmp_path_factory):
+    """The command as a process; its temporary folder."""
+    temporary = tmp_path_factory.mktemp("server")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmaml_jax.serve", f"--checkpoint={trained[0]}", f"--port={PORT}"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(temporary), "JAX_NUM_CPU_DEVICES": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(ADDRESS)
+            break
+        except OSError:
+            time.sleep(0.2)
+    yield temporary
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=20)
+    assert said.startswith(f"Serving at {ADDRESS}")
+    assert "fmaml_jax/serve.py" not in said  # no traceback of ours; Gradio logs what it refuses
+    assert not list(temporary.glob("fmaml_jax_*"))  # what the server kept is gone with it
+
+
+@pytest.fixture(scope="module")
+def playwright():
+    with sync_api.sync_playwright() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    return playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def visit(server, browser):
+    """Opens the page as a new user; what it asked for and from whom is in `page.asked`."""
+    contexts = []
+
+    def open_page(**options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(30_000)
+        page.asked = []
+        page.on("request", lambda request: page.asked.append(request.url))
+        page.goto(ADDRESS)
+        page.get_by_text("No clips yet").wait_for()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def name_emotion(page, emotion):
+    box = page.get_by_role("combobox", name="Emotion")
+    box.fill(emotion)
+    box.press("Enter")
+
+
+def give(page, emotion, paths):
+    name_emotion(page, emotion)
+    page.wait_for_timeout(300)  # until the place to drop files is empty again
+    page.locator("input[type=file]").first.set_input_files(paths)
+
+
+def add(page, emotion, paths):
+    give(page, emotion, paths)
+    count = f"{len(paths)} clip{'s' * (len(paths) > 1)}"
+    page.get_by_text(f"{count} of {emotion} added").wait_for()
+
+
+def press(page, name):
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def recognise(page, path):
+    page.locator("input[type=file]").last.set_input_files(path)
+    page.get_by_label("Play", exact=True).wait_for()
+    press(page, "Recognise")
+
+
+def download(page, name):
+    link = page.get_by_role("link", name=name, exact=True)
+    with page.expect_download() as waiting:
+        link.click()
+    return waiting.value
+
+
+def audio_kept(server):
+    """Sound files in the server's folder."""
+    return [path for path in server.rglob("*") if path.is_file() and path.stat().st_size]
+
+
+def joined(paths, target):
+    samples = [soundfile.read(path)[0] for path in paths]
+    rate = soundfile.info(paths[0]).samplerate
+    soundfile.write(
+        target, np.concatenate([np.append(clip, np.zeros(rate)) for clip in samples]), rate
+    )
+    return target
+
+
+def test_from_clips_to_a_timeline(visit, trained, server, tmp_path):
+    _, speech = trained
+    page = visit()
+    for emotion in ("anger", "fear"):
+        add(page, emotion, speech.of(emotion)[:4])
+    give(page, "smutek", speech.of("sadness")[:1])
+    page.get_by_text("1 clip of smutek added").wait_for()
+    page.get_by_role("combobox", name="It means").click()
+    page.get_by_role("option", name="sadness").click()
+    add(page, "smutek", speech.of("sadness")[1:4])
+    assert page.locator("table").first.inner_text().split("\n")[-1].split() == [
+        *("smutek", "sadness", "4", "not", "said")
+    ]
+    assert not audio_kept(server)
+
+    press(page, "Enrol")
+    page.get_by_text(re.compile("Leaving out each clip in turn, .* of 12 clips")).wait_for()
+    page.get_by_text("It is not said who speaks").wait_for()
+    assert page.get_by_alt_text("Labels against answers").evaluate("image => image.naturalWidth")
+
+    recognise(page, speech.of("fear")[0])
+    page.get_by_text("fear, with a probability of").wait_for()
+    page.get_by_text("Probabilities").wait_for()
+
+    call = joined(speech.paths[:12], tmp_path / "a call.wav")
+    page.get_by_label("Clear").last.click()
+    recognise(page, call)
+    page.get_by_text("Heard ").wait_for()
+    assert page.get_by_alt_text("Timeline").evaluate("image => image.naturalWidth") > 900
+    page.get_by_text("Segments").wait_for()
+    file = download(page, "csv")
+    assert file.suggested_filename == "a call.csv"
+    rows = list(csv.DictReader(io.StringIO(Path(file.path()).read_text(), newline="")))
+    assert {row["file"] for row in rows} == {"a call.wav"}
+    assert {row["label"] for row in rows} <= {"anger", "fear", "smutek", "neutral", "silence"}
+    grid = textgrid.TextGrid.fromFile(str(download(page, "textgrid").path()))
+    assert [i.mark for i in grid[0] if i.mark] == [row["label"] for row in rows]
+    assert json.loads(Path(download(page, "json").path()).read_text())["schema_version"] == 1
+
+    # The model of this session serves another one.
+    model = tmp_path / "my.model"
+    download(page, "Save the model").save_as(model)
+    other = visit()
+    other.get_by_text("Or load a model").click()
+    other.locator("input[type=file]").nth(1).set_input_files(model)
+    other.get_by_text("Enrolled anger, fear, smutek, neutral, silence").wait_for()
+
+    other.locator("input[type=file]").last.set_input_files(call)
+    other.get_by_label("Play", exact=True).wait_for()
+    assert len(audio_kept(server)) == 2  # the recordings that can be played back
+
+    # Nobody else was asked for anything, and nothing stays.
+    for asked in page.asked:
+        assert asked.startswith((ADDRESS, "data:", "blob:")), asked
+    page.context.close()
+    other.context.close()
+    for _ in range(100):
+        if not audio_kept(server):
+            break
+        time.sleep(0.2)
+    assert not audio_kept(server)
+
+
+def test_two_users_at_once(visit, trained):
+    _, speech = trained
+    first, second = visit(), visit()
+    add(first, "anger", speech.of("anger")[:3])
+    add(second, "joy", speech.of("neutral")[:2])
+    add(first, "fear", speech.of("fear")[:3])
+    add(second, "awe", speech.of("sadness")[:2])
+    for page in (first, second):
+        press(page, "Enrol")
+    first.get_by_text("Enrolled anger, fear, neutral, silence").wait_for()
+    second.get_by_text("Enrolled awe, joy, neutral, silence").wait_for()
+    said = [page.locator("body").inner_text() for page in (first, second)]
+    assert "awe" not in said[0]
+    assert "fear" not in said[1]
+    assert "of 6 clips" in said[0]
+    assert "of 4 clips" in said[1]
+
+
+def test_clips_can_be_taken_out_again(visit, trained):
+    _, speech = trained
+    page = visit()
+    add(page, "anger", speech.of("anger")[:3])
+    add(page, "fear", speech.of("fear")[:3])
+    page.get_by_role("combobox", name="Take clips out again").click()
+    page.get_by_role("option", name="all of fear").click()
+    page.keyboard.press("Escape")
+    press(page, "Take out")
+    page.locator("td", has_text="fear").wait_for(state="detached")
+    press(page, "Enrol")
+    page.get_by_text("All clips are of 'anger', and there is nothing to tell apart").wait_for()
+
+
+def test_what_cannot_be_used_is_said_in_words(visit, server, trained, tmp_path):
+    page = visit()
+    (tmp_path / "text.wav").write_text("no audio")
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "minutes.flac", np.zeros(61 * 8000), 8000)
+    soundfile.write(tmp_path / "hours.flac", np.zeros(2 * 3600 * 1000), 1000)
+    page.locator("input[type=file]").first.set_input_files(trained[1].paths[0])
+    page.get_by_text("Name the emotion first").wait_for()
+    for name, sentence in (
+        ("text.wav", "Clip 'text.wav' cannot be used: unreadable"),
+        ("minutes.flac", "61 s long, and a clip is at most 60 s"),
+        ("empty.wav", "empty"),
+    ):
+        give(page, "joy", tmp_path / name)
+        page.get_by_text(sentence).first.wait_for()
+    press(page, "Enrol")
+    page.get_by_text("There are no clips; label two or more").wait_for()
+    press(page, "Recognise")
+    page.get_by_text("There is nothing to recognise with yet; enrol in step 2").wait_for()
+    page.get_by_text("Or load a model").click()
+    page.locator("input[type=file]").nth(1).set_input_files(tmp_path / "text.wav")
+    page.get_by_text("text.wav is not a readable .npz file").wait_for()
+    assert str(server) not in page.locator("body").inner_text()
+    for emotion in ("anger", "fear"):
+        add(page, emotion, trained[1].of(emotion)[:2])
+    press(page, "Enrol")
+    page.get_by_text("Enrolled anger, fear").wait_for()
+    recognise(page, tmp_path / "hours.flac")
+    page.get_by_text("lasts 120 minutes, and this page takes 60 at most").wait_for()
+
+
+def test_names_are_text(visit, trained):
+    page = visit()
+    page.on("dialog", lambda dialog: pytest.fail("a name was run as a script"))
+    hard = "<img src=x onerror=alert(1)> \"q\" 'żółć'"
+    add(page, hard, trained[1].of("anger")[:2])
+    add(page, "fear", trained[1].of("fear")[:2])
+    press(page, "Enrol")
+    page.get_by_text("Leaving out each").wait_for()
+    recognise(page, trained[1].of("anger")[0])
+    page.get_by_text("with a probability of").wait_for()
+    assert page.locator("img[src=x]").count() == 0
+    assert page.locator("td", has_text=hard).count() == 1
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_is_wide_enough_and_the_examples_lead_through(visit, scheme):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    press(page, "No clips at hand? Try with synthetic speech")
+    page.get_by_text("Synthetic speech was added").wait_for()
+    press(page, "Enrol")
+    page.get_by_text("Leaving out each speaker in turn").wait_for()
+    press(page, "Recognise")
+    page.get_by_text("Heard ").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    if folder := os.environ.get("SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/phone_{scheme}.png", full_page=True)
+
+
+def call_api(path, body=None, headers=None):
+    data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        ADDRESS + path, data, {"Content-Type": "application/json", **(headers or {})}
+    )
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_files_of_the_server_can_be_neither_read_nor_removed(server, tmp_path, trained):
+    mine = tmp_path / "mine.wav"
+    mine.write_bytes(trained[1].paths[0].read_bytes())
+    assert call_api(f"/gradio_api/file={mine}")[0] in (403, 404)
+    assert call_api("/gradio_api/file=/etc/passwd")[0] in (403, 404)
+    config = json.loads(call_api("/config")[1])
+    uploads = [d for d in config["dependencies"] if any(t[1] == "upload" for t in d["targets"])]
+    assert uploads
+    for dependency in uploads:
+        file = {"path": str(mine), "meta": {"_type": "gradio.FileData"}}
+        inputs = {
+            1: [file],
+            4: ["joy", "a new emotion", "", [file]],
+        }[len(dependency["inputs"])]
+        session = f"attack{dependency['id']}"
+        body = {"data": inputs, "fn_index": dependency["id"], "session_hash": session}
+        assert call_api("/gradio_api/queue/join", body)[0] == 200
+        _, events = call_api(f"/gradio_api/queue/data?session_hash={session}")
+        assert '"success":false' in events.replace(" ", "")
+        assert "clip of joy added" not in events
+    assert mine.exists()
+
+
+def test_too_large_an_upload_is_refused(server):
+    from fmaml_jax.serve import LARGEST_UPLOAD
+
+    edge = b"edge"
+    head = b'--edge\r\nContent-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\n'
+    body = head + bytes(LARGEST_UPLOAD + 1) + b"\r\n--" + edge + b"--\r\n"
+    status, said = call_api(
+        "/gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=edge"}
+    )
+    assert status == 413
+    assert "maximum allowed size" in said
+    assert not audio_kept(server)
+
+
+def test_browsers_are_told_to_load_nothing_from_elsewhere(server):
+    with urllib.request.urlopen(ADDRESS) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'self'")
+    assert "http" not in policy
+
+
+@needs_shared
+def test_real_clips_and_a_recorded_voice(server, playwright, tmp_path):
+    """With a microphone that plays a real clip."""
+    audio = SHARED / "corpora" / "emovo" / "audio"
+    clips = sorted(audio.rglob("*.flac"))
+    samples, rate = soundfile.read(clips[0])
+    soundfile.write(tmp_path / "voice.wav", samples, rate, "PCM_16")
+    browser = playwright.chromium.launch(
+        executable_path=CHROMIUM,
+        args=[
+            "--no-sandbox",
+            "--use-fake-ui-for-media-stream",
+            "--use-fake-device-for-media-stream",
+            f"--use-file-for-fake-audio-capture={tmp_path}/voice.wav",
+        ],
+    )
+    page = browser.new_context(permissions=["microphone"]).new_page()
+    page.set_default_timeout(30_000)
+    page.goto(ADDRESS)
+    add(page, "sadness", clips[1:4])
+    name_emotion(page, "rabbia")
+    page.get_by_role("button", name="Record", exact=True).first.click()
+    time.sleep(2)
+    page.get_by_role("button", name="Stop", exact=True).first.click()
+    page.get_by_text("1 clip of rabbia added").wait_for()
+    press(page, "Enrol")
+    page.get_by_text("Enrolled rabbia, sadness").wait_for()
+    page.get_by_text(re.compile("'dis-.* far from all speech")).wait_for()
+    recognise(page, joined(clips[4:12], tmp_path / "call.flac"))
+    page.get_by_text("Heard ").wait_for()
+    rows = list(csv.DictReader(io.StringIO(Path(download(page, "csv").path()).read_text())))
+    assert rows
+    browser.close()
