@@ -11,7 +11,6 @@ import pytest
 import python_speech_features
 import scipy.signal
 import soundfile
-import soxr
 
 from data_prep.audio import SAMPLE_RATE, AudioError, Header, probe, read_blocks, read_clip
 from data_prep.console import UserError
@@ -273,46 +272,6 @@ def test_resampling_keeps_time_and_pitch(tmp_path, rate):
     expected = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE) / 2
     inner = slice(800, -800)
     np.testing.assert_allclose(mono[inner], expected[inner], atol=1e-3)
-
-
-@pytest.mark.parametrize(
-    ("rate", "channels"), [(8_000, 1), (11_025, 2), (16_000, 2), (44_100, 1), (48_000, 12)]
-)
-def test_blocks_are_the_samples_of_the_clip(tmp_path, rate, channels):
-    """Of a file of several blocks, which a program without streams resamples in one go."""
-    samples = noise(40 + 1 / 3, rate=rate, channels=channels).astype(np.float32)
-    path = write(tmp_path / "a.wav", samples, rate, subtype="FLOAT")
-    mono = samples.reshape(-1, channels).mean(axis=1)
-    clip = read_clip(path)
-    np.testing.assert_array_equal(clip, soxr.resample(mono, rate, SAMPLE_RATE))
-    np.testing.assert_array_equal(np.concatenate(list(read_blocks(path))), clip)
-    assert probe(path) == Header(rate, len(samples) / rate)
-
-
-@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
-def test_a_part_of_a_file_is_that_part_of_the_clip(tmp_path, name):
-    path = write(tmp_path / name, noise(3.0))
-    clip = read_clip(path)
-    for start, end in ((0.5, 1.25), (2.5, None), (2.0, 9.0), (0.0, 1.0)):
-        part = clip[round(start * SAMPLE_RATE) : None if end is None else round(end * SAMPLE_RATE)]
-        np.testing.assert_allclose(read_clip(path, start, end), part, atol=1e-4)
-    for start, end in ((3.5, None), (1.0, 1.0), (2.0, 1.0)):
-        with pytest.raises(AudioError, match="empty"):
-            read_clip(path, start, end)
-
-
-def test_blocks_of_silence_are_no_error_and_others_are(tmp_path):
-    silent = write(tmp_path / "silent.wav", np.zeros(1000))
-    assert len(np.concatenate(list(read_blocks(silent)))) == 1000
-    samples = noise(40.0).astype(np.float32)
-    samples[-10] = np.nan
-    path = write(tmp_path / "nan.wav", samples, subtype="FLOAT")
-    with pytest.raises(AudioError, match="NaN"):
-        list(read_blocks(path))
-    for missing in (tmp_path / "none.wav", tmp_path):
-        for read in (probe, read_clip):
-            with pytest.raises(AudioError, match="unreadable"):
-                read(missing)
 
 
 @needs_shared
