@@ -76,12 +76,13 @@ def read_clip(
 
 
 def read_blocks(path: str | os.PathLike) -> Iterator[Float32[np.ndarray, " samples"]]:
-    """The samples of `read_clip` in blocks of some seconds, in memory that no length changes.
+    """The samples of `read_clip`, the same ones, in blocks of some seconds.
 
-    Silence is no error here; that a file is cut is known at its end alone.
+    It takes the memory of a few blocks, however long the file is. Silence is no error here, and
+    that a file is cut is known at its end alone.
 
     Raises:
-        AudioError: as `read_clip`.
+        AudioError: the file is unreadable, empty, truncated, or holds NaN or infinity.
     """
     with _opened(path) as sound:
         stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, "float32")

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 
@@ -68,11 +69,11 @@ def test_json(prediction):
 
 def test_audacity(prediction):
     lines = written("audacity", prediction).splitlines()
-    grammar = re.compile(r"(\d+\.\d{6})\t(\d+\.\d{6})\t([^\t\n]*)")
+    grammar = re.compile(r"(\d+\.\d{3})\t(\d+\.\d{3})\t([^\t\n]*)")
     parts = [grammar.fullmatch(line).groups() for line in lines]
     assert [label for _, _, label in parts] == ['joy "x"', "żal nowy", "unsure"]
-    assert [float(start) for start, _, _ in parts] == [0.0, 1.23456, 3.0]
-    assert [float(end) for _, end, _ in parts] == [1.23456, 2.5, 20.0]
+    assert [float(start) for start, _, _ in parts] == [0.0, 1.235, 3.0]
+    assert [float(end) for _, end, _ in parts] == [1.235, 2.5, 20.0]
 
 
 def test_textgrid(prediction, tmp_path):
@@ -84,7 +85,7 @@ def test_textgrid(prediction, tmp_path):
     assert (emotion.name, confidence.name) == ("emotion", "confidence")
     said = [(i.minTime, i.maxTime, i.mark) for i in emotion if i.mark]
     assert [mark for _, _, mark in said] == ['joy "x"', "żal nowy", "unsure"]
-    assert said[1][:2] == pytest.approx((1.23456, 2.5))
+    assert said[1][:2] == (1.235, 2.5)
     assert [i.mark for i in confidence if i.mark] == ["0.7500", "0.6124", "0.4000"]
     ends = [i.maxTime for i in emotion]
     assert ends[:-1] == [i.minTime for i in emotion][1:]  # no gaps, as Praat wants
@@ -103,6 +104,19 @@ def test_rttm(prediction):
     assert lines[1][1] == 'a_"call",_1_of_2'
     assert lines[1][7] == "żal_nowy"
     assert (float(lines[1][3]), float(lines[1][4])) == pytest.approx((1.235, 1.265), abs=1e-3)
+
+
+def test_rttm_neighbours_touch_after_rounding(prediction):
+    """A duration that was rounded for itself would last into the next segment."""
+    edges = [0.0004, 1.0006, 2.0006, 3.0015, 4.0024, 5.0]
+    segments = [
+        Segment(start, end, CLASSES[0], 0.8, (0.8, 0.1, 0.1))
+        for start, end in itertools.pairwise(edges)
+    ]
+    lines = written("rttm", prediction._replace(segments=segments)).splitlines()
+    times = [tuple(map(float, line.split()[3:5])) for line in lines]
+    for (start, duration), (after, _) in itertools.pairwise(times):
+        assert round(start + duration, 3) == after
 
 
 def test_the_picture_has_a_line_for_each_label(prediction, tmp_path):

@@ -12,7 +12,7 @@ import python_speech_features
 import scipy.signal
 import soundfile
 
-from data_prep.audio import SAMPLE_RATE, AudioError, read_clip
+from data_prep.audio import SAMPLE_RATE, AudioError, Header, probe, read_blocks, read_clip
 from data_prep.console import UserError
 from data_prep.dataset import load, save
 from data_prep.descriptors import DescriptorConfig
@@ -237,6 +237,8 @@ def test_whole_files_are_read_and_cut_ones_refused(tmp_path, name, options):
         path.write_bytes(raw[: len(raw) * percent // 100])
         with pytest.raises(AudioError, match=r"truncated|malformed"):
             read_clip(path)
+        with pytest.raises(AudioError, match=r"truncated|malformed"):
+            list(read_blocks(path))
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
@@ -247,6 +249,8 @@ def test_wav_written_to_a_pipe_is_whole(tmp_path, size):
     raw[4:8] = raw[40:44] = size.to_bytes(4, "little")
     path.write_bytes(raw)
     np.testing.assert_array_equal(read_clip(path), expected)
+    np.testing.assert_array_equal(np.concatenate(list(read_blocks(path))), expected)
+    assert probe(path) == Header(SAMPLE_RATE, 0.5)
 
 
 def test_flac_without_a_length_says_what_to_do(tmp_path):
@@ -255,8 +259,9 @@ def test_flac_without_a_length_says_what_to_do(tmp_path):
     raw[21] &= 0xF0
     raw[22:26] = bytes(4)
     path.write_bytes(raw)
-    with pytest.raises(AudioError, match="encode it again"):
-        read_clip(path)
+    for read in (read_clip, probe, lambda path: list(read_blocks(path))):
+        with pytest.raises(AudioError, match="encode it again"):
+            read(path)
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])

@@ -12,23 +12,28 @@ from fmaml_jax.recognition import predict
 from fmaml_jax.recognition.recogniser import fit
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.recognition.timeline import (
-    CHUNK_SECONDS,
-    HOP_SECONDS,
-    LEAST_SECONDS,
+    CHUNK,
+    HOP,
+    LEAST,
+    LEAST_CHUNKS,
     MARGIN_CHUNKS,
     PAUSE_CHUNKS,
-    STRETCH_SECONDS,
+    STRETCH_CHUNKS,
     UNSURE,
+    WINDOW,
+    Heard,
     Stretch,
     _chunks,
-    _passages,
+    _merged,
     _Piece,
     _pieces,
     _without_islands,
     find_speech,
+    hear,
     predict_file,
 )
 from tests.speech import EMOTIONS
+from tests.test_prepare import SHARED, needs_shared
 
 CLASSES = ("low", "high")
 
@@ -40,92 +45,145 @@ def levels(windows):
 
 
 def piece(start, end, *probabilities):
+    """Of seconds."""
+    start, end = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)
     return _Piece(start, end, int(np.argmax(probabilities)), np.array(probabilities))
 
 
-def spoken(trained, seconds, pause=1.0):
-    """Speech with pauses, and where the speech is."""
+def seconds(pieces):
+    return [(piece.start / SAMPLE_RATE, piece.end / SAMPLE_RATE) for piece in pieces]
+
+
+def heard(*runs):
+    """Chunks that say their number, from runs of (how many, chance of speech)."""
+    chances = [chance for count, chance in runs for _ in range(count)]
+    return [Heard(np.full(CHUNK, i, np.float32), chance) for i, chance in enumerate(chances)]
+
+
+def places(recording):
+    """Where stretches begin and end, in chunks; their samples are those of their place."""
+    stretches = list(find_speech(recording))
+    for stretch in stretches:
+        first, count = stretch.start // CHUNK, len(stretch.samples) // CHUNK
+        expected = np.repeat(np.arange(first, first + count), CHUNK)
+        np.testing.assert_array_equal(stretch.samples, expected)
+    return [(s.start // CHUNK, (s.start + len(s.samples)) // CHUNK) for s in stretches]
+
+
+def spoken(trained, length, pause=1.0):
+    """Speech with pauses, at least `length` seconds, and where the speech is."""
     clips = [read_clip(path) for path in trained[1].paths]
-    samples, places, at = [], [], 0.0
-    while at < seconds:
+    samples, truth, at = [], [], 0.0
+    while at < length:
         for clip in clips:
             samples += [clip, np.zeros(round(pause * SAMPLE_RATE), np.float32)]
-            places.append((at, at + len(clip) / SAMPLE_RATE))
-            at = places[-1][1] + pause
-            if at >= seconds:
+            truth.append((at, at + len(clip) / SAMPLE_RATE))
+            at = truth[-1][1] + pause
+            if at >= length:
                 break
-    return np.concatenate(samples), places
+    return np.concatenate(samples), truth
+
+
+# ------------------------------------------------------------------------------ speech
 
 
 def test_chunks_hold_all_samples_whatever_the_blocks():
     samples = np.arange(2000, dtype=np.float32)
     for sizes in ([2000], [1, 511, 513, 975], [1900, 100]):
         blocks = np.split(samples, np.cumsum(sizes)[:-1])
-        joined = np.concatenate(list(_chunks(blocks)))
-        np.testing.assert_array_equal(joined[:2000], samples)
-        assert len(joined) == 2048
-        assert not joined[2000:].any()
+        chunks = list(_chunks(blocks))
+        assert [len(chunk) for chunk in chunks] == [512, 512, 512, 464]
+        np.testing.assert_array_equal(np.concatenate(chunks), samples)
 
 
-def test_speech_is_found_where_it_was_put(trained):
-    samples, places = spoken(trained, 60)
-    stretches = list(find_speech(_chunks([samples])))
-    found = np.zeros(len(samples) // 16 + 2000, bool)
-    true = found.copy()
-    for stretch in stretches:
-        first = round(stretch.start * 1000)
-        found[first : first + len(stretch.samples) // 16] = True
-    for start, end in places:
+def test_a_stretch_has_margins_and_bridges_short_pauses():
+    pause = PAUSE_CHUNKS
+    assert places(heard((20, 0.1), (30, 0.9), (20, 0.1))) == [(17, 53)]
+    assert places(heard((1, 0.1), (30, 0.9), (1, 0.1))) == [(0, 32)]  # as far as there is a file
+    bridged = heard((20, 0.1), (30, 0.9), (pause - 1, 0.1), (30, 0.9), (20, 0.1))
+    assert places(bridged) == [(17, 20 + 30 + pause - 1 + 30 + 3)]
+    apart = heard((20, 0.1), (30, 0.9), (pause, 0.1), (30, 0.9), (20, 0.1))
+    assert places(apart) == [(17, 53), (50 + pause - 3, 50 + pause + 30 + 3)]
+    assert places([]) == []
+
+
+def test_speech_begins_and_ends_at_its_own_thresholds():
+    between = 0.4
+    assert places(heard((50, between))) == []
+    assert places(heard((10, between), (10, 0.9), (30, between), (20, 0.1))) == [(7, 53)]
+
+
+def test_a_cough_is_no_speech():
+    assert places(heard((20, 0.1), (LEAST_CHUNKS - 1, 0.9), (20, 0.1))) == []
+    assert len(places(heard((20, 0.1), (LEAST_CHUNKS, 0.9), (20, 0.1)))) == 1
+
+
+def test_speech_without_a_pause_is_cut_where_it_is_least():
+    recording = heard((600, 0.9), (1, 0.6), (3000, 0.9), (1, 0.2), (20, 0.9), (100, 0.0))
+    (first, *rest) = places(recording)
+    assert first == (0, 600)
+    for before, after in itertools.pairwise([first, *rest]):
+        assert before[1] == after[0]
+    assert rest[-1][1] == 600 + 1 + 3000 + 1 + 20 + MARGIN_CHUNKS
+    lengths = [end - start for start, end in [first, *rest]]
+    assert max(lengths) <= STRETCH_CHUNKS
+    assert min(lengths) >= WINDOW // CHUNK - PAUSE_CHUNKS  # what follows a cut is no scrap
+
+
+def check_speech(samples, truth, recall):
+    """Speech is found where it was put, to a resolution of a millisecond."""
+    found, true = (np.zeros(len(samples) // 16 + 1, bool) for _ in range(2))
+    end = 0
+    for stretch in find_speech(hear(_chunks([samples]))):
+        assert stretch.start >= end
+        end = stretch.start + len(stretch.samples)
+        np.testing.assert_array_equal(stretch.samples, samples[stretch.start : end])
+        found[stretch.start // 16 : end // 16] = True
+    for start, end in truth:
         true[round(1000 * start) : round(1000 * end)] = True
+        assert found[round(1000 * start) : round(1000 * end)].mean() > recall
     assert np.mean(found == true) > 0.9
-    for start, end in places:  # none of the clips was missed
-        assert found[round(1000 * start) : round(1000 * end)].mean() > 0.6
-    for stretch in stretches:  # its samples are those of its place
-        first = round(stretch.start * SAMPLE_RATE)
-        np.testing.assert_array_equal(
-            stretch.samples, samples[first : first + len(stretch.samples)]
-        )
-    ends = [s.start + len(s.samples) / SAMPLE_RATE for s in stretches]
-    for end, after in zip(ends, stretches[1:], strict=False):
-        assert after.start >= end - 1e-9
-    margins = 2 * MARGIN_CHUNKS * CHUNK_SECONDS
-    assert min(len(s.samples) for s in stretches) / SAMPLE_RATE > margins
 
 
-def test_speech_without_a_pause_is_cut_and_touches(trained):
-    clips = [read_clip(path) for path in trained[1].paths]
-    loud = [clip[np.flatnonzero(np.abs(clip) > 0.01)[0] :] for clip in clips]
-    trimmed = [clip[: np.flatnonzero(np.abs(clip) > 0.01)[-1]] for clip in loud]
-    stretches = list(find_speech(_chunks([np.concatenate(trimmed * 2)])))
-    lengths = np.array([len(stretch.samples) for stretch in stretches]) / SAMPLE_RATE
-    assert lengths.max() <= STRETCH_SECONDS + PAUSE_CHUNKS * CHUNK_SECONDS
-    touching = [
-        np.isclose(first.start + length, second.start)
-        for first, length, second in zip(stretches, lengths, stretches[1:], strict=False)
-    ]
-    assert any(touching)
+def test_synthetic_speech_is_found_where_it_was_put(trained):
+    check_speech(*spoken(trained, 60), recall=0.6)
+
+
+@needs_shared
+def test_real_speech_is_found_where_it_was_put():
+    files = sorted((SHARED / "corpora" / "emodb").rglob("*.flac"))[::50]
+    samples, truth, at = [], [], 0.0
+    for clip in map(read_clip, files):
+        samples += [clip, np.zeros(SAMPLE_RATE, np.float32)]
+        truth.append((at, at + len(clip) / SAMPLE_RATE))
+        at = truth[-1][1] + 1
+    check_speech(np.concatenate(samples), truth, recall=0.7)
+
+
+# ----------------------------------------------------------------------------- moments
 
 
 def test_a_moment_gets_the_mean_of_the_windows_that_cover_it():
     samples = np.zeros(6 * SAMPLE_RATE, np.float32)
     samples[3 * SAMPLE_RATE :] = 2.0
-    pieces = list(_pieces(Stretch(10.0, samples), levels, 0.0))
-    assert (pieces[0].start, pieces[-1].end) == (10.0, 16.0)
+    pieces = list(_pieces(Stretch(10 * SAMPLE_RATE, samples), levels, 0.0))
+    assert (pieces[0].start, pieces[-1].end) == (10 * SAMPLE_RATE, 16 * SAMPLE_RATE)
     for before, after in itertools.pairwise(pieces):
         assert before.end == after.start
     for moment in np.arange(0.5, 6):
         windows = [s for s in (0, 1, 2, 3) if s <= moment < s + 3]
         expected = np.mean([s / 3 for s in windows])  # window s is high from 3 to s + 3
-        found = next(p for p in pieces if p.start <= 10 + moment < p.end)
+        at = (10 + moment) * SAMPLE_RATE
+        found = next(p for p in pieces if p.start <= at < p.end)
         assert found.probabilities[1] == pytest.approx(expected, abs=1e-4)
     joined = _without_islands(pieces)
     assert [p.label for p in joined] == [0, 1]
-    assert joined[0].end == pytest.approx(13.0, abs=HOP_SECONDS)
+    assert joined[0].end == pytest.approx(13 * SAMPLE_RATE, abs=HOP)
 
 
 def test_short_stretches_are_one_window():
-    (only,) = _pieces(Stretch(0.0, np.full(8000, 2, np.float32)), levels, 0.0)
-    assert (only.start, only.end, only.label) == (0.0, 0.5, 1)
+    (only,) = _pieces(Stretch(0, np.full(8000, 2, np.float32)), levels, 0.0)
+    assert (only.start, only.end, only.label) == (0, 8000, 1)
 
 
 def test_a_last_window_ends_with_the_stretch():
@@ -135,34 +193,48 @@ def test_a_last_window_ends_with_the_stretch():
         seen.extend(len(window) for window in windows)
         return levels(windows)
 
-    pieces = list(_pieces(Stretch(0.0, np.zeros(round(4.4 * 16_000), np.float32)), classify, 0.0))
+    pieces = list(_pieces(Stretch(0, np.zeros(70_400, np.float32)), classify, 0.0))
     assert seen == [48_000] * 3
-    assert pieces[-1].end == pytest.approx(4.4)
+    assert pieces[-1].end == 70_400
 
 
 def test_less_probable_than_wanted_is_unsure():
     samples = np.zeros(3 * SAMPLE_RATE, np.float32)
     samples[: len(samples) * 2 // 5] = 2.0  # low has 0.6
-    (sure,) = _pieces(Stretch(0.0, samples), levels, 0.59)
-    (unsure,) = _pieces(Stretch(0.0, samples), levels, 0.61)
+    (sure,) = _pieces(Stretch(0, samples), levels, 0.59)
+    (unsure,) = _pieces(Stretch(0, samples), levels, 0.61)
     assert (sure.label, unsure.label) == (0, -1)
 
 
 def test_islands_join_the_neighbour_that_is_more_like_them():
     pieces = [piece(0, 3, 0.9, 0.1, 0), piece(3, 3.5, 0.4, 0.6, 0), piece(3.5, 6, 0.1, 0.9, 0)]
-    first, second = _without_islands(pieces)
-    assert (first.end, second.start, second.end) == (3, 3, 6)
-    np.testing.assert_allclose(second.probabilities, [0.15, 0.85, 0])  # 0.5 s and 2.5 s
+    joined = _without_islands(pieces)
+    assert seconds(joined) == [(0, 3), (3, 6)]
+    np.testing.assert_allclose(joined[1].probabilities, [0.15, 0.85, 0])  # 0.5 s and 2.5 s
     (between,) = _without_islands([pieces[0], pieces[1], piece(3.5, 6, 0.9, 0.1, 0)])
-    assert (between.start, between.end, between.label) == (0, 6, 0)
-    (alone,) = _without_islands([piece(0, LEAST_SECONDS / 4, 0.2, 0.8, 0)])
+    assert (*seconds([between]), between.label) == ((0, 6), 0)
+    short = LEAST / SAMPLE_RATE / 4
+    (alone,) = _without_islands([piece(0, short, 0.2, 0.8, 0)])
     assert alone.label == 1
 
 
-def test_pieces_that_do_not_touch_stay_apart():
-    pieces = [piece(0, 1, 0.9, 0.1), piece(1, 2, 0.9, 0.1), piece(2.5, 3, 0.9, 0.1)]
-    assert [len(passage) for passage in _passages(pieces)] == [2, 1]
-    assert list(_passages([])) == []
+@pytest.mark.parametrize("start", [0.0, 0.256, 3.456, 35_999.968])
+def test_a_label_of_just_the_least_length_stays_wherever_it_is(start):
+    edges = start + np.array([0, 2, 3, 5])
+    answers = ((0.9, 0.1), (0.2, 0.8), (0.9, 0.1))
+    pieces = [piece(*edges[i : i + 2], *answer) for i, answer in enumerate(answers)]
+    assert [p.label for p in _without_islands(pieces)] == [0, 1, 0]
+
+
+def test_neighbours_of_a_label_are_one_only_where_they_touch():
+    pieces = [piece(0, 1, 0.9, 0.1), piece(1, 2, 0.7, 0.3), piece(2.5, 3, 0.9, 0.1)]
+    first, second = _merged(pieces)
+    assert seconds([first, second]) == [(0, 2), (2.5, 3)]
+    np.testing.assert_allclose(first.probabilities, [0.8, 0.2])
+    assert list(_merged([])) == []
+
+
+# ------------------------------------------------------------------------------- files
 
 
 def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
@@ -187,12 +259,18 @@ def test_a_long_file_without_speech_has_no_segments(tmp_path):
     assert not found.envelope.any()
 
 
+def test_a_file_without_a_sample_at_our_rate_is_refused(tmp_path):
+    soundfile.write(tmp_path / "one.wav", np.ones(1), 48_000)
+    with pytest.raises(AudioError, match="empty"):
+        predict_file(str(tmp_path / "one.wav"), CLASSES, levels)
+
+
 @pytest.fixture(scope="module")
 def recording(trained, tmp_path_factory):
-    samples, places = spoken(trained, 40)
+    samples, truth = spoken(trained, 40)
     path = tmp_path_factory.mktemp("recordings") / "call.flac"
     soundfile.write(path, samples, SAMPLE_RATE)
-    return path, samples, places
+    return path, samples, truth
 
 
 def test_the_envelope_is_the_waveforms(recording):
@@ -203,9 +281,35 @@ def test_the_envelope_is_the_waveforms(recording):
     np.testing.assert_allclose(found.envelope, peaks, atol=1e-4)  # 16-bit FLAC
 
 
+def test_true_answers_give_the_true_boundaries(tmp_path, trained):
+    """Speech that is of one class for 20 s, of the other after that, and breaks off in a word.
+
+    The class is written where nobody hears it: in the last bits of the samples.
+    """
+    speech = np.concatenate([read_clip(path) for path in trained[1].paths])
+    change = 20 * SAMPLE_RATE
+    stop = 35 * SAMPLE_RATE + int(np.abs(speech[35 * SAMPLE_RATE :]).argmax()) // 512 * 512 + 100
+    marked = (np.round(speech[:stop] * 4096) + 0.5 * (np.arange(stop) >= change)) / 4096
+    soundfile.write(tmp_path / "a.wav", marked, SAMPLE_RATE, subtype="FLOAT")
+
+    def classify(windows):
+        high = np.array([np.mean(window * 4096 % 1 > 0.25) for window in windows])
+        return np.stack([1 - high, high], axis=1)
+
+    found = predict_file(str(tmp_path / "a.wav"), CLASSES, classify)
+    labels = [segment.label for segment in found.segments]
+    assert labels == sorted(labels, reverse=True)  # low, then high
+    after = labels.index("high")
+    before_change = found.segments[after - 1].end
+    assert before_change == pytest.approx(20, abs=HOP / SAMPLE_RATE)
+    assert found.segments[after].start == pytest.approx(20, abs=HOP / SAMPLE_RATE)
+    assert sum(s.end - s.start for s in found.segments) > 0.6 * found.seconds
+    assert found.segments[-1].end == found.seconds == stop / SAMPLE_RATE
+
+
 def test_a_timeline_of_real_answers(recording, trained, start):
     """Clips that the recogniser knows, put together, get their labels back."""
-    path, _, places = recording
+    path, _, truth = recording
     _, speech = trained
     support = [
         read_clip_as(clip, label, start)
@@ -216,13 +320,13 @@ def test_a_timeline_of_real_answers(recording, trained, start):
     found = predict(recogniser, path)
     assert found.segments == predict(recogniser, path).segments
     right = 0.0
-    for (begin, end), label in zip(places, speech.labels, strict=False):
+    for (begin, end), label in zip(truth, speech.labels, strict=False):
         for segment in found.segments:
             overlap = min(end, segment.end) - max(begin, segment.start)
             right += max(0.0, overlap) * (segment.label == label)
     spoken_seconds = sum(
         end - begin
-        for (begin, end), label in zip(places, speech.labels, strict=False)
+        for (begin, end), label in zip(truth, speech.labels, strict=False)
         if label in EMOTIONS
     )
     assert right / spoken_seconds > 0.7

@@ -6,7 +6,8 @@
     textgrid  Praat's long text format: the interval tiers "emotion" and "confidence"
     rttm      NIST's Rich Transcription Time Marked: SPEAKER lines with the emotion as the name
 
-Times are seconds. An Audacity or Praat file is of one recording.
+Times are seconds, rounded alike everywhere, so that neighbours touch and never overlap. An Audacity
+or Praat file is of one recording.
 """
 
 import csv
@@ -96,20 +97,21 @@ def _object(prediction: Prediction) -> dict[str, Any]:
 def _write_audacity(predictions: Iterable[Prediction], file: TextIO) -> None:
     for prediction in predictions:
         for start, end, label, *_ in prediction.segments:
-            file.write(f"{start:.6f}\t{end:.6f}\t{one_line(label)}\n")
+            file.write(f"{start:.3f}\t{end:.3f}\t{one_line(label)}\n")
 
 
 def _write_textgrid(predictions: Iterable[Prediction], file: TextIO) -> None:
     for prediction in predictions:
-        grid = Textgrid(0.0, prediction.seconds)
+        seconds = _seconds(prediction.seconds)
+        grid = Textgrid(0.0, seconds)
         labels = [one_line(segment.label) for segment in prediction.segments]
         confidences = [f"{segment.confidence:.4f}" for segment in prediction.segments]
         for name, texts in (("emotion", labels), ("confidence", confidences)):
             entries = [
-                (segment.start, min(segment.end, prediction.seconds), text)
+                (_seconds(segment.start), _seconds(segment.end), text)
                 for segment, text in zip(prediction.segments, texts, strict=True)
             ]
-            grid.addTier(IntervalTier(name, entries, 0.0, prediction.seconds))
+            grid.addTier(IntervalTier(name, entries, 0.0, seconds))
         with tempfile.NamedTemporaryFile("r", encoding="utf-8", suffix=".TextGrid") as written:
             grid.save(written.name, "long_textgrid", includeBlankSpaces=True)
             file.write(written.read())
@@ -119,8 +121,9 @@ def _write_rttm(predictions: Iterable[Prediction], file: TextIO) -> None:
     for prediction in predictions:
         recording = _word(Path(prediction.file).stem)
         for start, end, label, confidence, _ in prediction.segments:
+            duration = _seconds(end) - _seconds(start)
             file.write(
-                f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> <NA> {_word(label)} "
+                f"SPEAKER {recording} 1 {start:.3f} {duration:.3f} <NA> <NA> {_word(label)} "
                 f"{confidence:.4f} <NA>\n"
             )
         file.flush()

