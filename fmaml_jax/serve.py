@@ -242,7 +242,10 @@ def make_page(start: Start) -> gr.Blocks:
             )
         with gr.Row():
             files = gr.File(
-                label="Drop clips of this emotion here", file_count="multiple", height=150
+                label="Drop clips of this emotion here",
+                file_count="multiple",
+                height=150,
+                elem_id="clips",
             )
             microphone = gr.Audio(
                 sources=["microphone"],
@@ -268,7 +271,7 @@ def make_page(start: Start) -> gr.Blocks:
         )
         enrol_button = gr.Button("Enrol", variant="primary")
         with gr.Accordion("Or load a model that was saved earlier", open=False):
-            model = gr.File(label="Model file", file_count="single", height=120)
+            model = gr.File(label="Model file", file_count="single", height=120, elem_id="model")
         enrolled = gr.HTML(_hint("Give clips of two or more emotions, then press Enrol."))
 
         gr.Markdown("## 3. Recognise")
@@ -278,6 +281,7 @@ def make_page(start: Start) -> gr.Blocks:
             label=f"A clip, or a recording of up to {LONGEST_RECORDING / 60:.0f} minutes",
             editable=False,
             buttons=[],
+            elem_id="recording",
         )
         abstain = gr.Slider(
             0, 1, 0, step=0.05, label="Unsure below", info="Probability that an answer must have."

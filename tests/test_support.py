@@ -90,6 +90,13 @@ def test_folders_that_hold_nothing_or_stray_clips(tmp_path, start):
         read_support(tmp_path, start)
 
 
+def test_labels_are_text(trained, start):
+    with pytest.raises(UserError, match=r"has the label .*udcff.*, no text"):
+        read_clip_as(trained[1].paths[0], "jo\udcffy", start)
+    clip = read_clip_as(trained[1].paths[0], " z\u0307al \n", start)
+    assert clip.label == "\u017cal"
+
+
 def test_findings(tmp_path, trained, start):
     # What is far from a few hundred clips is near to as many as a real checkpoint has seen.
     start = start._replace(scale=start.scale._replace(matrix=start.scale.matrix / 3))

@@ -114,6 +114,10 @@ def read_clip_as(
     name = name or Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
     if not label:
         raise UserError(f"clip {name!r} has no label; give it one")
+    try:
+        label.encode()
+    except UnicodeEncodeError as error:  # a folder's name need not be text
+        raise UserError(f"clip {name!r} has the label {label!r}, no text; rename it") from error
     if label.casefold() == UNSURE:
         raise UserError(
             f"no class can be called {label!r}, which is an answer; choose another name"
