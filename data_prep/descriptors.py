@@ -8,6 +8,7 @@ that of eGeMAPS (Eyben et al. 2016, table 1) widened by the mel spectrum; the co
 
 import functools
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -116,7 +117,10 @@ def measure(samples: Float[np.ndarray, " samples"], config: DescriptorConfig) ->
         return np.lib.stride_tricks.sliding_window_view(padded, length)[::step][:count]
 
     short = frames(frame)
-    power = np.abs(scipy.fft.rfft(short * np.hamming(frame), config.fft_size)) ** 2
+    hamming = np.hamming(frame)
+    power = _by_parts(
+        lambda part: np.abs(scipy.fft.rfft(part * hamming, config.fft_size)) ** 2, short
+    )
     power = power / config.fft_size
     pitch, harmonicity = _pitch(frames(long_frame), config)
     return Tracks(
@@ -126,6 +130,14 @@ def measure(samples: Float[np.ndarray, " samples"], config: DescriptorConfig) ->
         harmonicity,
         _spectral(short, power, pitch, harmonicity, config),
     )
+
+
+def _by_parts(
+    function: Callable[[np.ndarray], np.ndarray], frames: Float[np.ndarray, "frames samples"]
+) -> Float[np.ndarray, "frames values"]:
+    """The function of each frame; of a few at a time, whose spectra stay in the cache."""
+    few = 32
+    return np.concatenate([function(frames[i : i + few]) for i in range(0, len(frames), few)])
 
 
 def _pitch(
@@ -139,16 +151,20 @@ def _pitch(
     def correlate(signal: np.ndarray) -> np.ndarray:
         return scipy.fft.irfft(np.abs(scipy.fft.rfft(signal, size)) ** 2, size)[..., :length]
 
-    correlation = correlate((frames - frames.mean(axis=1, keepdims=True)) * window)
     of_window = correlate(window)
     shortest = int(config.sample_rate / config.pitch_high_hz)
     longest = int(config.sample_rate / config.pitch_low_hz)
     periods = slice(shortest, longest)
-    relative = (
-        correlation[:, periods]
-        / np.maximum(correlation[:, :1], _TINY)
-        / (of_window[periods] / of_window[0])
-    )
+
+    def relative_correlation(frames: np.ndarray) -> np.ndarray:
+        correlation = correlate((frames - frames.mean(axis=1, keepdims=True)) * window)
+        return (
+            correlation[:, periods]
+            / np.maximum(correlation[:, :1], _TINY)
+            / (of_window[periods] / of_window[0])
+        )
+
+    relative = _by_parts(relative_correlation, frames)
     lags = np.arange(shortest, longest)
     # Multiples of a period fit as well as the period itself.
     best = (relative - config.octave_cost * np.log2(lags / shortest)).argmax(axis=1)
