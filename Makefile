@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORPORA ?= corpora
 RUN = .venv/bin/python -m
 
-.PHONY: venv demo test lint public_data descriptors
+.PHONY: venv web demo test lint public_data descriptors
 
 venv: .venv/installed
 
@@ -17,6 +17,13 @@ venv: .venv/installed
 	  $(PYTHON) -m venv --clear .venv; } || { \
 	  echo "error: no virtual environment could be made; install python3-venv"; exit 2; }
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+# What the web page needs beside the rest.
+web: .venv/web
+
+.venv/web: requirements-web.txt | venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 # The whole path on synthetic speech, in under five minutes on two cores.

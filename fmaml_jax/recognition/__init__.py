@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
+from threadpoolctl import threadpool_limits
 
 from data_prep.audio import AudioError, probe
 from data_prep.console import UserError
@@ -96,9 +97,11 @@ def predict(
 
     try:
         telephone = narrow_band(probe(path).sample_rate)
-        found = predict_file(
-            os.fspath(path), recogniser.classes, classify, abstain=abstain, report=report
-        )
+        # The products of one window are too small to be shared among cores.
+        with threadpool_limits(1):
+            found = predict_file(
+                os.fspath(path), recogniser.classes, classify, abstain=abstain, report=report
+            )
     except AudioError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
     return found._replace(warnings=(*found.warnings, telephone) if telephone else found.warnings)
