@@ -13,10 +13,10 @@ from jax.extend.core import jaxprs_in_params
 
 from data_prep.audio import SAMPLE_RATE
 from data_prep.console import UserError
-from data_prep.dataset import CLIP_FIELDS
+from data_prep.dataset import CLIP_FIELDS, load
 from data_prep.features import FEATURES
 from data_prep.prepare import prepare
-from experiments.benchmarks import egemaps, jax_cases
+from experiments.benchmarks import egemaps, enrolment, jax_cases
 from experiments.benchmarks.workload import (
     CLASSES,
     Workload,
@@ -128,3 +128,22 @@ def _matrix_flops(program) -> int:
             total += 2 * int(np.prod(equation.outvars[0].aval.shape) * inner)
         total += sum(map(_matrix_flops, jaxprs_in_params(equation.params)))
     return total
+
+
+def test_an_enrolment_is_judged_on_other_clips_and_voices(trained, start):
+    """On speech that is easy to tell apart, what is promised is given, and calibrated."""
+    corpus = load(trained[0].parent / "es.npz")
+    assert len(np.unique(corpus.speakers)) == 6
+    emotions = ("anger", "fear", "sadness")
+
+    def judged(kind, shots, rng=0):
+        return enrolment.trial(start, corpus, emotions, shots, kind, np.random.default_rng(rng))
+
+    one = judged(enrolment.Kind(0, named=False, others=False), shots=4)
+    assert one.promised > 0.8
+    assert one.given > 0.8
+    assert one.tempered < np.log(5)
+    others = enrolment.Kind(2, named=True, others=True)
+    assert judged(others, shots=2).given > 0.5
+    assert judged(others, shots=3) is None  # two voices have two clips of each emotion
+    assert judged(others, shots=2, rng=3) == judged(others, shots=2, rng=3)

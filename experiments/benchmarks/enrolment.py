@@ -8,7 +8,7 @@ own but the fixed classes, which get no clips; a clip counts as right where its 
 among all classes, in the promise as in what was given.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,12 +23,6 @@ from fmaml_jax.recognition import enrol
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.recogniser import probabilities
 from fmaml_jax.recognition.support import LabelledClip
-
-CHECKPOINT = flags.DEFINE_string("checkpoint", "", "folder of a run that never saw the corpus")
-CORPUS = flags.DEFINE_string("corpus", "", "a corpus prepared with --features=descriptors")
-LABELS = flags.DEFINE_list("labels", [], "emotions to enrol; all of the corpus by default")
-ENROLMENTS = flags.DEFINE_integer("enrolments", 100, "random enrolments a row")
-SEED = flags.DEFINE_integer("seed", 0, "seed of the draws")
 
 
 class Kind(NamedTuple):
@@ -50,58 +44,71 @@ KINDS = {
 
 def main() -> None:
     """Prints a row for each number of shots and kind of support."""
+    args = flags.FLAGS
     set_up_compilation()
-    start, corpus = load_start(CHECKPOINT.value), load(CORPUS.value)
-    emotions = LABELS.value or sorted(set(corpus.labels.tolist()) - set(start.fixed))
-    print(f"{corpus.corpus}: {', '.join(emotions)}; {ENROLMENTS.value} enrolments a row")
+    start, corpus = load_start(args.checkpoint), load(args.corpus)
+    emotions = args.labels or sorted(set(corpus.labels.tolist()) - set(start.fixed))
+    print(f"{corpus.corpus}: {', '.join(emotions)}; {args.enrolments} enrolments a row")
     print(
         "| clips an emotion | support | promised | given | 95% interval holds | log loss, T=1 | T |"
     )
     print("|---|---|---|---|---|---|---|")
     rows = [(shots, kind) for shots in (5, 10, 20) for kind in KINDS]
-    with progress("enrolling", len(rows) * ENROLMENTS.value, " times") as bar:
+    with progress("enrolling", len(rows) * args.enrolments, " times") as bar:
         for shots, kind in rows:
             found = []
-            for result in _trials(start, corpus, emotions, shots, KINDS[kind]):
-                found.append(result)
+            for number in range(args.enrolments):
+                rng = np.random.default_rng((args.seed, shots, KINDS[kind].voices, number))
+                if result := trial(start, corpus, emotions, shots, KINDS[kind], rng):
+                    found.append(result)
                 bar.update()
-            if found:
-                _print_row(shots, kind, np.array(found))
+            if len(found) > 1:
+                print(_row(shots, kind, np.array(found)), flush=True)
 
 
-def _trials(
-    start: Start, corpus: Dataset, emotions: list[str], shots: int, kind: Kind
-) -> Iterator[tuple[float, ...]]:
-    rng = np.random.default_rng((SEED.value, shots, kind.voices))
-    for _ in range(ENROLMENTS.value):
-        usable = np.isin(corpus.labels, emotions)
-        if kind.voices:
-            chosen = rng.choice(np.unique(corpus.speakers), kind.voices, replace=False)
-            usable &= np.isin(corpus.speakers, chosen)
-        drawn = [rng.permutation(np.flatnonzero(usable & (corpus.labels == e))) for e in emotions]
-        if min(map(len, drawn)) < shots:
-            continue
-        support = np.concatenate([clips[:shots] for clips in drawn])
-        recogniser = enrol(start, [_clip(corpus, i, kind.named) for i in support])
-        rest = np.isin(corpus.labels, emotions)
-        rest[support] = False
-        if kind.others:
-            rest &= ~np.isin(corpus.speakers, corpus.speakers[support])
-        truth = np.array([recogniser.classes.index(label) for label in corpus.labels[rest]])
-        given = probabilities(recogniser, corpus.features[rest])
-        right = (given.argmax(axis=1) == truth).mean()
-        low, high = recogniser.estimate.interval
-        untempered = given**recogniser.temperature
-        untempered /= untempered.sum(axis=1, keepdims=True)
-        yield (
-            recogniser.estimate.accuracy,
-            right,
-            low <= right <= high,
-            *(
-                -np.log(found[np.arange(len(truth)), truth] + 1e-12).mean()
-                for found in (untempered, given)
-            ),
-        )
+class Trial(NamedTuple):
+    """Accuracies promised and given, whether the interval holds, mean log losses in nats."""
+
+    promised: float
+    given: float
+    holds: bool
+    untempered: float
+    tempered: float
+
+
+def trial(
+    start: Start,
+    corpus: Dataset,
+    emotions: Sequence[str],
+    shots: int,
+    kind: Kind,
+    rng: np.random.Generator,
+) -> Trial | None:
+    """One enrolment; None where the drawn voices have too few clips."""
+    usable = np.isin(corpus.labels, emotions)
+    if kind.voices:
+        chosen = rng.choice(np.unique(corpus.speakers), kind.voices, replace=False)
+        usable &= np.isin(corpus.speakers, chosen)
+    drawn = [rng.permutation(np.flatnonzero(usable & (corpus.labels == e))) for e in emotions]
+    if min(map(len, drawn)) < shots:
+        return None
+    support = np.concatenate([clips[:shots] for clips in drawn])
+    recogniser = enrol(start, [_clip(corpus, i, kind.named) for i in support])
+    rest = np.isin(corpus.labels, emotions)
+    rest[support] = False
+    if kind.others:
+        rest &= ~np.isin(corpus.speakers, corpus.speakers[support])
+    truth = np.array([recogniser.classes.index(label) for label in corpus.labels[rest]])
+    chances = probabilities(recogniser, corpus.features[rest])
+    given = float((chances.argmax(axis=1) == truth).mean())
+    low, high = recogniser.estimate.interval
+    untempered = chances**recogniser.temperature
+    untempered /= untempered.sum(axis=1, keepdims=True)
+    losses = [
+        float(-np.log(found[np.arange(len(truth)), truth] + 1e-12).mean())
+        for found in (untempered, chances)
+    ]
+    return Trial(recogniser.estimate.accuracy, given, low <= given <= high, *losses)
 
 
 def _clip(corpus: Dataset, i: int, named: bool) -> LabelledClip:
@@ -110,16 +117,20 @@ def _clip(corpus: Dataset, i: int, named: bool) -> LabelledClip:
     return LabelledClip(name, str(corpus.labels[i]), speaker, corpus.features[i], name, ())
 
 
-def _print_row(shots: int, kind: str, found: np.ndarray) -> None:
+def _row(shots: int, kind: str, found: np.ndarray) -> str:
     promised, given, holds, untempered, tempered = found.T
     half = [stats.sem(column) * stats.t.ppf(0.975, len(column) - 1) for column in (promised, given)]
-    print(
+    return (
         f"| {shots} | {kind} | {promised.mean():.1%} ± {half[0]:.1%} | {given.mean():.1%} ± "
         f"{half[1]:.1%} | {holds.mean():.0%} of {len(holds)} | {untempered.mean():.3f} | "
-        f"{tempered.mean():.3f} |",
-        flush=True,
+        f"{tempered.mean():.3f} |"
     )
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("checkpoint", "", "Folder of a run that never saw the corpus.")
+    flags.DEFINE_string("corpus", "", "A corpus prepared with --features=descriptors.")
+    flags.DEFINE_list("labels", [], "Emotions to enrol; all of the corpus by default.")
+    flags.DEFINE_integer("enrolments", 100, "Random enrolments a row.")
+    flags.DEFINE_integer("seed", 0, "Seed of the draws.")
     console.run(main)

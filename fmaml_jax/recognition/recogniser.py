@@ -221,7 +221,7 @@ def fit(
         bias=bias,
         temperature=_temperature(logits, labels[tested], sharpen=left_out == "speaker"),
         estimate=estimate,
-        warnings=(*warnings, *more, *_doubts(estimate)),
+        warnings=(*warnings, *more, *_unnamed(start, known), *_doubts(estimate)),
         provenance={
             "checkpoint": start.digest,
             "support": content_hash({"clips": digests}),
@@ -248,6 +248,18 @@ def _known(start: Start, labels: set[str], same_as: Mapping[str, str]) -> dict[s
             )
         known[spelled[label.casefold()]] = classes[meaning.casefold()]
     return known
+
+
+def _unnamed(start: Start, known: Mapping[str, str]) -> list[str]:
+    """What to say of new classes, where the start knows emotions that no class begins as."""
+    new = sorted(repr(label) for label, own in known.items() if not own)
+    left = [emotion for emotion in start.emotions if emotion not in known.values()]
+    if not new or not left:
+        return []
+    return [
+        f"{', '.join(new)} begin{'s' * (len(new) == 1)} as new; where one means "
+        f"{' or '.join(left)}, say so (same_as), and it will be recognised better"
+    ]
 
 
 def _folds(
