@@ -51,6 +51,8 @@ def main(arguments: Sequence[str]) -> int:
             f"--format={args.format} holds one recording, and there are {len(recordings)}; give a "
             "folder: --out=FOLDER/"
         )
+    if to_folder or args.pictures:
+        require_names(recordings)
     set_up_compilation()
     recogniser = load(args.model)
     done: list[Prediction] = []
@@ -76,7 +78,7 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
     """Files as they are given, and the sound files of folders in the order of their names.
 
     Raises:
-        UserError: nothing is given, something does not exist, or two would be written alike.
+        UserError: nothing is given, or something that does not exist or holds no sound.
     """
     if not arguments:
         raise UserError("no files are given; name sound files, or folders of them")
@@ -92,6 +94,21 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
         else:
             raise UserError(f"{argument} does not exist; name sound files, or folders of them")
     return recordings
+
+
+def require_names(recordings: Sequence[Recording]) -> None:
+    """Checks that files of recordings' own names, with another suffix, are as many.
+
+    Raises:
+        UserError: two recordings would be written under one name.
+    """
+    seen: dict[Path, Path] = {}
+    for path, name in recordings:
+        if (other := seen.setdefault(name.with_suffix(""), path)) != path:
+            raise UserError(
+                f"{other} and {path} would be written under one name; give one of them another, "
+                "or do them one after the other"
+            )
 
 
 def _predictions(

@@ -200,6 +200,11 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         ),
         (
             "predict",
+            ["--model=MODEL", "--out=PLACE/", "PLACE/heard", "PLACE/heard/inner/../first.wav"],
+            "would be written under one name",
+        ),
+        (
+            "predict",
             ["--model=MODEL", "--out=PLACE/call.wav/x.csv", "PLACE/heard"],
             "cannot write",
         ),
