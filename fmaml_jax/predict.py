@@ -16,6 +16,7 @@ from absl import flags
 from tqdm import tqdm
 
 from data_prep import console
+from data_prep.audio import AudioError, probe
 from data_prep.console import UserError, one_line, progress
 from data_prep.corpora import is_audio, walk
 
@@ -122,20 +123,19 @@ def _predictions(
     from fmaml_jax.recognition import predict
     from fmaml_jax.recognition.pictures import draw_timeline, save_picture
 
-    with progress("listening", len(recordings), " files") as bar:
-        for recording in recordings:
+    lengths = [_seconds(recording.path) for recording in recordings]
+    with progress("listening", sum(lengths), " s") as bar:
+        for number, recording in enumerate(recordings):
+            before = sum(lengths[:number])
+
+            def report(seconds: float, before: int = before) -> None:
+                bar.update(before + int(seconds) - bar.n)
+
             try:
-                prediction = predict(
-                    recogniser,
-                    recording.path,
-                    abstain=abstain,
-                    report=lambda seconds: bar.set_postfix_str(f"at {seconds:,.0f} s"),
-                )
+                prediction = predict(recogniser, recording.path, abstain=abstain, report=report)
             except UserError as error:
                 _say(bar, f"error: {error}")
                 continue
-            finally:
-                bar.update()
             for warning in prediction.warnings:
                 _say(bar, f"warning: {recording.path}: {warning}")
             if pictures:
@@ -143,6 +143,14 @@ def _predictions(
                 save_picture(picture, draw_timeline(prediction))
             done.append(prediction)
             yield recording, prediction
+
+
+def _seconds(path: Path) -> int:
+    """Whole seconds of sound by the file's header; none where it cannot be read."""
+    try:
+        return int(probe(path).seconds)
+    except AudioError:
+        return 0
 
 
 def _say(bar: tqdm, text: str) -> None:
