@@ -8,7 +8,7 @@ own but the fixed classes, which get no clips; a clip counts as right where its 
 among all classes, in the promise as in what was given.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,13 +53,14 @@ def main() -> None:
         "| clips an emotion | support | promised | given | 95% interval holds | log loss, T=1 | T |"
     )
     print("|---|---|---|---|---|---|---|")
-    rows = [(shots, kind) for shots in (5, 10, 20) for kind in KINDS]
+    rows = [(shots, kind) for shots in (5, 10, 20) for kind in args.kinds]
     with progress("enrolling", len(rows) * args.enrolments, " times") as bar:
         for shots, kind in rows:
             found = []
             for number in range(args.enrolments):
                 rng = np.random.default_rng((args.seed, shots, KINDS[kind].voices, number))
-                if result := trial(start, corpus, emotions, shots, KINDS[kind], rng):
+                drawn = KINDS[kind], rng, args.unknown, args.without
+                if result := trial(start, corpus, emotions, shots, *drawn):
                     found.append(result)
                 bar.update()
             if len(found) > 1:
@@ -83,8 +84,15 @@ def trial(
     shots: int,
     kind: Kind,
     rng: np.random.Generator,
+    unknown: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Trial | None:
-    """One enrolment; None where the drawn voices have too few clips."""
+    """One enrolment; None where the drawn voices have too few clips.
+
+    Emotions that are `unknown` get names that the start cannot know; fixed classes `without` are
+    no answers.
+    """
+    names = {emotion: f"x{emotion}" if emotion in unknown else emotion for emotion in emotions}
     usable = np.isin(corpus.labels, emotions)
     if kind.voices:
         chosen = rng.choice(np.unique(corpus.speakers), kind.voices, replace=False)
@@ -93,12 +101,13 @@ def trial(
     if min(map(len, drawn)) < shots:
         return None
     support = np.concatenate([clips[:shots] for clips in drawn])
-    recogniser = enrol(start, [_clip(corpus, i, kind.named) for i in support])
+    clips = [_clip(corpus, i, names, kind.named) for i in support]
+    recogniser = enrol(start, clips, without=without)
     rest = np.isin(corpus.labels, emotions)
     rest[support] = False
     if kind.others:
         rest &= ~np.isin(corpus.speakers, corpus.speakers[support])
-    truth = np.array([recogniser.classes.index(label) for label in corpus.labels[rest]])
+    truth = np.array([recogniser.classes.index(names[label]) for label in corpus.labels[rest]])
     chances = probabilities(recogniser, corpus.features[rest])
     given = float((chances.argmax(axis=1) == truth).mean())
     low, high = recogniser.estimate.interval
@@ -111,10 +120,10 @@ def trial(
     return Trial(recogniser.estimate.accuracy, given, low <= given <= high, *losses)
 
 
-def _clip(corpus: Dataset, i: int, named: bool) -> LabelledClip:
+def _clip(corpus: Dataset, i: int, names: Mapping[str, str], named: bool) -> LabelledClip:
     speaker = str(corpus.speakers[i]) if named else ""
     name = str(corpus.names[i])
-    return LabelledClip(name, str(corpus.labels[i]), speaker, corpus.features[i], name, ())
+    return LabelledClip(name, names[corpus.labels[i]], speaker, corpus.features[i], name, ())
 
 
 def _row(shots: int, kind: str, found: np.ndarray) -> str:
@@ -131,6 +140,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "", "Folder of a run that never saw the corpus.")
     flags.DEFINE_string("corpus", "", "A corpus prepared with --features=descriptors.")
     flags.DEFINE_list("labels", [], "Emotions to enrol; all of the corpus by default.")
+    flags.DEFINE_list("kinds", list(KINDS), "Rows of each number of shots.")
+    flags.DEFINE_list("unknown", [], "Emotions under names that the checkpoint cannot know.")
+    flags.DEFINE_list("without", [], "Fixed classes that are no answers.")
     flags.DEFINE_integer("enrolments", 100, "Random enrolments a row.")
     flags.DEFINE_integer("seed", 0, "Seed of the draws.")
     console.run(main)
