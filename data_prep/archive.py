@@ -69,6 +69,8 @@ def read(path: str | os.PathLike, remake: str) -> tuple[dict[str, np.ndarray], b
     """
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            if any(entry.compress_type for entry in archive.zip.infolist()):
+                raise ValueError("it is compressed")  # a small file could fill the memory
             arrays = dict(archive)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; {remake}") from error

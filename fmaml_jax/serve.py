@@ -12,10 +12,13 @@ import functools
 import html
 import io
 import os
+import re
+import secrets
 import signal
 import sys
 import tempfile
 import traceback
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,13 +38,15 @@ from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict, 
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.pictures import draw_estimate, draw_timeline, png
-from fmaml_jax.recognition.support import LabelledClip, read_clip_as
+from fmaml_jax.recognition.support import LabelledClip, describe_findings, read_clip_as
 from fmaml_jax.recognition.timeline import CLIP_SECONDS
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio reads it
 import gradio as gr
+from gradio import processing_utils, route_utils
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
 
 LONGEST_RECORDING = 3600.0
 """Seconds."""
@@ -49,14 +54,25 @@ LARGEST_UPLOAD = 320 << 20
 """Bytes; an hour of 16-bit mono has 318 million at 44.1 kHz."""
 MOST_CLIPS = 1000
 NEW = "a new emotion"
+PROGRESS = gr.Progress()
+AT_ONCE = 4
+"""Users whose clips or recordings are worked on at the same time."""
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'"
 """What a page may load: its own server's, and what it made itself."""
+SERVED = re.compile(
+    r"/|/config|/theme\.css|/favicon\.ico|/(assets|static)/.*|/gradio_api/(upload|upload_progress"
+    r"|startup-events|queue/join|queue/data|heartbeat/\w+|file=/.*)"
+)
+"""What the page asks for. Gradio has sixty more addresses: some fetch from elsewhere, some edit."""
 STYLE = """
 .gradio-container {max-width: min(880px, 100vw) !important; margin: auto}
-.picture {width: 100%; height: auto}
+.picture {width: 100%; max-width: 640px; height: auto; margin: 0.6em auto}
 td, .note {overflow-wrap: break-word}
-.prose td, .prose th {padding: 0.3em 0.6em}
-.downloads a {display: inline-block; margin: 0 1em 0.4em 0}
+.prose td, .prose th {padding: 0.3em 0.6em; border-color: var(--border-color-primary) !important}
+.downloads a {display: inline-block; margin: 0 0.4em 0.4em 0; padding: 0.3em 0.8em;
+  border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius);
+  background: var(--button-secondary-background-fill); color: var(--body-text-color);
+  text-decoration: none}
 .note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
 .good {border-color: #009E73}
 """
@@ -80,9 +96,7 @@ def make_page(start: Start) -> gr.Blocks:
         return sessions.setdefault(request.session_hash, Session())
 
     def forget(request: gr.Request) -> None:
-        session = sessions.pop(request.session_hash, Session())
-        if session.recording:
-            session.recording.unlink(missing_ok=True)
+        _keep(sessions.pop(request.session_hash, Session()), None)
 
     # ---- what the buttons do: each returns the page's parts that it changes
 
@@ -91,8 +105,11 @@ def make_page(start: Start) -> gr.Blocks:
         counts = Counter(clip.label for clip in session.clips)
         known = [*start.emotions, *start.fixed]
         return [
-            said,
-            _clips_table(session.clips, start, session.same_as),
+            said if said or session.clips else NO_CLIPS,
+            gr.update(
+                value=_clips_table(session.clips, start, session.same_as),
+                visible=bool(session.clips),
+            ),
             gr.update(
                 choices=[
                     *((f"all of {label}", f"all {label}") for label in counts),
@@ -128,11 +145,11 @@ def make_page(start: Start) -> gr.Blocks:
             finally:
                 path.unlink(missing_ok=True)
             session.clips.append(clip)
-            said += [_note(f"{clip.name}: {finding}") for finding in clip.findings]
             if meaning != NEW:
                 session.same_as[clip.label] = meaning
-        if added := len(session.clips) - before:
-            said.insert(0, _note(f"{_count(added, 'clip')} of {label} added", good=True))
+        if added := session.clips[before:]:
+            said.insert(0, _note(f"{_count(len(added), 'clip')} of {label} added", good=True))
+            said += map(_note, describe_findings(added, start.fixed))
         return [None, None, *show_clips(session, "".join(said))]
 
     def add_examples(request: gr.Request) -> list[Any]:
@@ -142,7 +159,7 @@ def make_page(start: Start) -> gr.Blocks:
         _keep(session, recording)
         said = _note(
             "Synthetic speech was added, to try the page with; it says nothing about how well "
-            "people are recognised. Now press Enrol; a recording is in step 3.",
+            "people are recognised. A recording is in step 3.",
             good=True,
         )
         return [*show_clips(session, said), str(recording)]
@@ -156,14 +173,14 @@ def make_page(start: Start) -> gr.Blocks:
         ]
         return show_clips(session, "")
 
-    def learn(without: Sequence[str], request: gr.Request) -> str:
+    def learn(answered: Sequence[str], request: gr.Request) -> str:
         session = session_of(request)
         labels = {clip.label for clip in session.clips}
         session.recogniser = enrol(
             start,
             session.clips,
             same_as={label: own for label, own in session.same_as.items() if label in labels},
-            without=without,
+            without=[name for name in start.fixed if name not in answered],
         )
         return _enrolled(session.recogniser)
 
@@ -180,10 +197,14 @@ def make_page(start: Start) -> gr.Blocks:
         return _enrolled(session.recogniser)
 
     def hold(path: str | None, request: gr.Request) -> None:
-        if path:
-            _keep(session_of(request), Path(path))
+        _keep(session_of(request), Path(path) if path else None)
 
-    def recognise(path: str | None, abstain: float, request: gr.Request) -> list[Any]:
+    def recognise(
+        path: str | None,
+        abstain: float,
+        request: gr.Request,
+        progress: gr.Progress = PROGRESS,
+    ) -> list[Any]:
         session = session_of(request)
         if session.recogniser is None:
             raise UserError("there is nothing to recognise with yet; enrol in step 2")
@@ -200,7 +221,12 @@ def make_page(start: Start) -> gr.Blocks:
                 f"{LONGEST_RECORDING / 60:.0f} at most; cut it, or use python -m fmaml_jax.predict"
             )
         try:
-            found = predict(session.recogniser, path, abstain=abstain)._replace(file=name)
+            found = predict(
+                session.recogniser,
+                path,
+                abstain=abstain,
+                report=lambda done: progress(done / seconds, "Listening"),
+            )._replace(file=name)
         except UserError as error:
             raise UserError(str(error).replace(path, name)) from error
         is_clip = found.seconds <= CLIP_SECONDS
@@ -254,8 +280,8 @@ def make_page(start: Start) -> gr.Blocks:
                 editable=False,
                 buttons=[],
             )
-        said = gr.HTML()
-        table = gr.HTML(_clips_table([], start, {}))
+        said = gr.HTML(NO_CLIPS)
+        table = gr.HTML(visible=False)
         with gr.Row():
             chosen = gr.Dropdown(
                 [], multiselect=True, label="Take clips out again", visible=False, scale=3
@@ -264,10 +290,11 @@ def make_page(start: Start) -> gr.Blocks:
         examples = gr.Button("No clips at hand? Try with synthetic speech", size="sm")
 
         gr.Markdown("## 2. Enrol")
-        without = gr.CheckboxGroup(
+        answered = gr.CheckboxGroup(
             list(start.fixed),
-            label="Never answer",
-            info="Tick what your recordings do not hold.",
+            value=list(start.fixed),
+            label="Answers that need no clips",
+            info="Untick what your recordings do not hold.",
         )
         enrol_button = gr.Button("Enrol", variant="primary")
         with gr.Accordion("Or load a model that was saved earlier", open=False):
@@ -293,7 +320,7 @@ def make_page(start: Start) -> gr.Blocks:
                 "timeline."
             )
         )
-        chances = gr.Label(label="Probabilities", visible=False)
+        chances = gr.Label(label="Probabilities", visible=False, show_heading=False)
         segments = gr.Dataframe(
             headers=["from", "to", "emotion", "sure"],
             datatype="str",
@@ -326,18 +353,19 @@ def make_page(start: Start) -> gr.Blocks:
             _in_words(add_examples, said, [*step_1, recording]),
             None,
             [*step_1, recording],
+            concurrency_limit=1,  # the synthesiser speaks in one thread at a time
             **private,
         )
         out.click(_in_words(take_out, said, step_1), chosen, step_1, **private)
-        enrol_button.click(_in_words(learn, enrolled, [enrolled]), without, enrolled, **private)
+        enrol_button.click(_in_words(learn, enrolled, [enrolled]), answered, enrolled, **private)
         model.upload(_in_words(take_model, enrolled, [enrolled]), model, enrolled, **private)
-        gr.on([recording.upload, recording.stop_recording], hold, recording, **private)
+        recording.change(hold, recording, **private)
         step_3 = [recognised, chances, segments]
         recognise_button.click(
             _in_words(recognise, recognised, step_3), [recording, abstain], step_3, **private
         )
         page.unload(forget)
-    return page
+    return page.queue(default_concurrency_limit=AT_ONCE)
 
 
 def serve(page: gr.Blocks, host: str, port: int, block: bool = True) -> str:
@@ -359,15 +387,15 @@ def serve(page: gr.Blocks, host: str, port: int, block: bool = True) -> str:
             enable_monitoring=False,
             run_history=False,
             theme=gr.themes.Default(
-                font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+                primary_hue="blue",
+                font=["system-ui", "sans-serif"],
+                font_mono=["ui-monospace", "monospace"],
+            ).set(
+                block_info_text_color="*neutral_500",
+                button_primary_background_fill="*primary_600",
             ),
             css=STYLE,
-            app_kwargs={
-                "middleware": [Middleware(_SecurityHeaders)],
-                "docs_url": None,
-                "redoc_url": None,
-                "openapi_url": None,
-            },
+            app_kwargs={"middleware": [Middleware(_Guard)]},
         )
     except OSError as error:
         raise UserError(
@@ -376,8 +404,11 @@ def serve(page: gr.Blocks, host: str, port: int, block: bool = True) -> str:
     return address
 
 
-class _SecurityHeaders:
-    """Tells browsers to load nothing from elsewhere, and to say nowhere where they were."""
+class _Guard:
+    """Answers at the addresses in `SERVED` alone.
+
+    Browsers are told to load nothing from elsewhere, and to say nowhere where they were.
+    """
 
     def __init__(self, app: Callable):
         self._app = app
@@ -391,7 +422,31 @@ class _SecurityHeaders:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        known = scope["type"] == "lifespan" or SERVED.fullmatch(scope["path"])
+        app = self._app if known else PlainTextResponse("Not found", 404)
+        await app(scope, receive, send_with_headers)
+
+
+class _Upload(route_utils.GradioUploadFile):
+    """An upload in a folder of its own, whose name nobody can guess; gone if it breaks off.
+
+    Gradio names the folder by the content: equal files of two users would be one.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self.sha.update(secrets.token_bytes())
+        weakref.finalize(self, Path(self.file.name).unlink, missing_ok=True)
+
+
+async def _refuse_download(url: str, cache_dir: str) -> str:
+    """Instead of what fetches an address that is given in place of an uploaded file."""
+    raise gr.Error("files are uploaded, not fetched")
+
+
+# Gradio has no setting for these two.
+route_utils.GradioUploadFile = _Upload
+processing_utils.async_ssrf_protected_download = _refuse_download
 
 
 def _in_words(action: Callable, place: gr.HTML, outputs: Sequence) -> Callable:
@@ -413,7 +468,7 @@ def _in_words(action: Callable, place: gr.HTML, outputs: Sequence) -> Callable:
     return careful
 
 
-def _keep(session: Session, recording: Path) -> None:
+def _keep(session: Session, recording: Path | None) -> None:
     """The session's recording is this one from now on; the one before it is removed."""
     if session.recording and session.recording != recording:
         session.recording.unlink(missing_ok=True)
@@ -454,16 +509,17 @@ def _hint(text: str) -> str:
     return f"<p>{html.escape(text)}</p>"
 
 
+NO_CLIPS = _hint(
+    "No clips yet. Choose an emotion, then drop five or more short clips of it, or record them; "
+    "then the next emotion. Two emotions are the least."
+)
+
+
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _clips_table(clips: Sequence[LabelledClip], start: Start, same_as: dict[str, str]) -> str:
-    if not clips:
-        return _hint(
-            "No clips yet. Choose an emotion, then drop five or more short clips of it, or record "
-            "them; then the next emotion. Two emotions are the least."
-        )
     known = {name.casefold() for name in (*start.emotions, *start.fixed)}
     rows = []
     for label, count in sorted(Counter(clip.label for clip in clips).items()):
@@ -473,7 +529,8 @@ def _clips_table(clips: Sequence[LabelledClip], start: Start, same_as: dict[str,
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{name}</th>" for name in ("emotion", "means", "clips", "speakers"))
     body = "".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    after = "Add others, or go on to step 2." if len(rows) > 1 else "Now clips of another emotion."
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{_hint(after)}"
 
 
 def _enrolled(recogniser: Recogniser) -> str:
@@ -495,6 +552,7 @@ def _enrolled(recogniser: Recogniser) -> str:
             *map(_note, recogniser.warnings),
             _picture(draw_estimate(recogniser), "Labels against answers of the clips left out"),
             f'<p class="downloads">{model}</p>',
+            _hint("Now give a clip or a recording in step 3."),
         ]
     )
 
@@ -503,8 +561,9 @@ def _recognised(prediction: Prediction) -> str:
     labels = Counter()
     for segment in prediction.segments:
         labels[segment.label] += segment.end - segment.start
+    picture = _picture(draw_timeline(prediction), "Timeline: emotions over the waveform")
     if prediction.seconds <= CLIP_SECONDS:
-        segment = prediction.segments[0]
+        segment, picture = prediction.segments[0], ""  # its probabilities say more
         headline = f"{segment.label}, with a probability of {segment.confidence:.0%}"
     elif labels:
         headline = "Heard " + ", ".join(
@@ -522,7 +581,7 @@ def _recognised(prediction: Prediction) -> str:
         [
             _note(headline, good=True),
             *map(_note, prediction.warnings),
-            _picture(draw_timeline(prediction), "Timeline: emotions over the waveform"),
+            picture,
             f'<p class="downloads">Save as {" ".join(files)}</p>',
         ]
     )

@@ -228,15 +228,21 @@ def look_over(
             "all clips are of one speaker: other voices will be recognised worse than "
             "estimated here"
         )
+    return kept, warnings + describe_findings(kept, fixed)
+
+
+def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> list[str]:
+    """A sentence for each finding, with the clips it is about; those of `fixed` are passed over."""
     by_finding = collections.defaultdict(list)
-    for clip in kept:
+    for clip in clips:
         if clip.label not in fixed:
             for finding in clip.findings:
                 by_finding[finding].append(repr(clip.name))
-    for finding, names in by_finding.items():
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        warnings.append(f"{', '.join(names[:NAMED])}{more}: {finding}")
-    return kept, warnings
+    return [
+        f"{', '.join(names[:NAMED])}"
+        f"{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}: {finding}"
+        for finding, names in by_finding.items()
+    ]
 
 
 def _folder_rows(folder: Path) -> list[_Row]:
