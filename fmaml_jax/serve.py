@@ -7,6 +7,7 @@ leaves the machine: no analytics, fonts or scripts of others, as a content secur
 """
 
 import base64
+import contextlib
 import dataclasses
 import functools
 import html
@@ -46,6 +47,7 @@ import gradio as gr
 from gradio import processing_utils, route_utils
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 LONGEST_RECORDING = 3600.0
@@ -73,6 +75,7 @@ td, .note {overflow-wrap: break-word}
   border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius);
   background: var(--button-secondary-background-fill); color: var(--body-text-color);
   text-decoration: none}
+@media (max-width: 640px) {main.app {padding: 8px !important}}
 .note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
 .good {border-color: #009E73}
 """
@@ -101,7 +104,7 @@ def make_page(start: Start) -> gr.Blocks:
     # ---- what the buttons do: each returns the page's parts that it changes
 
     def show_clips(session: Session, said: str) -> list[Any]:
-        """The parts of step 1: what was said, the clips, what can be taken out, known names."""
+        """What changes in step 1 with the clips, see `step_1`."""
         counts = Counter(clip.label for clip in session.clips)
         known = [*start.emotions, *start.fixed]
         return [
@@ -119,6 +122,7 @@ def make_page(start: Start) -> gr.Blocks:
                 visible=bool(session.clips),
             ),
             gr.update(visible=bool(session.clips)),
+            gr.update(visible=not session.clips),
             gr.update(choices=[*known, *(label for label in counts if label not in known)]),
         ]
 
@@ -145,12 +149,24 @@ def make_page(start: Start) -> gr.Blocks:
             finally:
                 path.unlink(missing_ok=True)
             session.clips.append(clip)
-            if meaning != NEW:
-                session.same_as[clip.label] = meaning
+            session.same_as[clip.label] = meaning
         if added := session.clips[before:]:
             said.insert(0, _note(f"{_count(len(added), 'clip')} of {label} added", good=True))
             said += map(_note, describe_findings(added, start.fixed))
         return [None, None, *show_clips(session, "".join(said))]
+
+    def show_meaning(label: str | None, request: gr.Request) -> Any:
+        label = (label or "").strip()
+        known = map(str.casefold, (*start.emotions, *start.fixed))
+        return gr.update(
+            visible=bool(label) and label.casefold() not in known,
+            value=session_of(request).same_as.get(label, NEW),
+        )
+
+    def set_meaning(label: str, meaning: str, request: gr.Request) -> list[Any]:
+        session = session_of(request)
+        session.same_as[label.strip()] = meaning
+        return show_clips(session, "")
 
     def add_examples(request: gr.Request) -> list[Any]:
         session = session_of(request)
@@ -179,7 +195,11 @@ def make_page(start: Start) -> gr.Blocks:
         session.recogniser = enrol(
             start,
             session.clips,
-            same_as={label: own for label, own in session.same_as.items() if label in labels},
+            same_as={
+                label: meaning
+                for label, meaning in session.same_as.items()
+                if label in labels and meaning != NEW
+            },
             without=[name for name in start.fixed if name not in answered],
         )
         return _enrolled(session.recogniser)
@@ -253,6 +273,7 @@ def make_page(start: Start) -> gr.Blocks:
                 allow_custom_value=True,
                 label="Emotion",
                 info="Choose one that the checkpoint knows, or type any name.",
+                min_width=240,
             )
             meaning = gr.Dropdown(
                 [NEW, *start.emotions],
@@ -260,17 +281,19 @@ def make_page(start: Start) -> gr.Blocks:
                 label="It means",
                 info="A name in your language for one that is known: much better than new.",
                 visible=False,
+                min_width=240,
             )
             speaker = gr.Textbox(
                 label="Who speaks?",
                 info="May stay empty. Makes the estimate honest.",
                 max_length=80,
+                min_width=240,
             )
         with gr.Row():
             files = gr.File(
                 label="Drop clips of this emotion here",
                 file_count="multiple",
-                height=150,
+                height=180,
                 elem_id="clips",
             )
             microphone = gr.Audio(
@@ -282,12 +305,12 @@ def make_page(start: Start) -> gr.Blocks:
             )
         said = gr.HTML(NO_CLIPS)
         table = gr.HTML(visible=False)
-        with gr.Row():
+        with gr.Row(equal_height=True):
             chosen = gr.Dropdown(
                 [], multiselect=True, label="Take clips out again", visible=False, scale=3
             )
-            out = gr.Button("Take out", visible=False, scale=1, size="sm")
-        examples = gr.Button("No clips at hand? Try with synthetic speech", size="sm")
+            out = gr.Button("Take out", visible=False, scale=1)
+        examples = gr.Button("No clips at hand? Try with synthetic speech")
 
         gr.Markdown("## 2. Enrol")
         answered = gr.CheckboxGroup(
@@ -333,22 +356,14 @@ def make_page(start: Start) -> gr.Blocks:
 
         # ---- what happens when
         private = {"api_visibility": "private"}
-        step_1 = [said, table, chosen, out, label]
+        step_1 = [said, table, chosen, out, examples, label]
         adds = {"outputs": [files, microphone, *step_1], **private}
         naming = [label, meaning, speaker]
         added = _in_words(add, said, [files, microphone, *step_1])
         files.upload(added, [*naming, files], **adds)
         microphone.stop_recording(added, [*naming, microphone], **adds)
-        label.change(
-            lambda name: gr.update(
-                visible=bool((name or "").strip())
-                and name.casefold() not in map(str.casefold, (*start.emotions, *start.fixed)),
-                value=NEW,
-            ),
-            label,
-            meaning,
-            **private,
-        )
+        label.change(show_meaning, label, meaning, **private)
+        meaning.input(_in_words(set_meaning, said, step_1), [label, meaning], step_1, **private)
         examples.click(
             _in_words(add_examples, said, [*step_1, recording]),
             None,
@@ -424,7 +439,8 @@ class _Guard:
 
         known = scope["type"] == "lifespan" or SERVED.fullmatch(scope["path"])
         app = self._app if known else PlainTextResponse("Not found", 404)
-        await app(scope, receive, send_with_headers)
+        with contextlib.suppress(ClientDisconnect):  # an upload that broke off
+            await app(scope, receive, send_with_headers)
 
 
 class _Upload(route_utils.GradioUploadFile):
@@ -441,7 +457,7 @@ class _Upload(route_utils.GradioUploadFile):
 
 async def _refuse_download(url: str, cache_dir: str) -> str:
     """Instead of what fetches an address that is given in place of an uploaded file."""
-    raise gr.Error("files are uploaded, not fetched")
+    raise gr.Error("files are uploaded, not fetched", print_exception=False)
 
 
 # Gradio has no setting for these two.
@@ -524,7 +540,9 @@ def _clips_table(clips: Sequence[LabelledClip], start: Start, same_as: dict[str,
     rows = []
     for label, count in sorted(Counter(clip.label for clip in clips).items()):
         speakers = {clip.speaker for clip in clips if clip.label == label} - {""}
-        meaning = same_as.get(label, "known" if label.casefold() in known else "new")
+        meaning = same_as.get(label, NEW)
+        if meaning == NEW:
+            meaning = "known" if label.casefold() in known else "new"
         cells = (label, meaning, str(count), str(len(speakers) or "not said"))
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{name}</th>" for name in ("emotion", "means", "clips", "speakers"))
