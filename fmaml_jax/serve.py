@@ -76,6 +76,7 @@ td, .note {overflow-wrap: break-word}
   background: var(--button-secondary-background-fill); color: var(--body-text-color);
   text-decoration: none}
 @media (max-width: 640px) {main.app {padding: 8px !important}}
+#out {align-self: flex-end}
 .note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
 .good {border-color: #009E73}
 """
@@ -305,11 +306,11 @@ def make_page(start: Start) -> gr.Blocks:
             )
         said = gr.HTML(NO_CLIPS)
         table = gr.HTML(visible=False)
-        with gr.Row(equal_height=True):
+        with gr.Row():
             chosen = gr.Dropdown(
                 [], multiselect=True, label="Take clips out again", visible=False, scale=3
             )
-            out = gr.Button("Take out", visible=False, scale=1)
+            out = gr.Button("Take out", visible=False, scale=1, elem_id="out")
         examples = gr.Button("No clips at hand? Try with synthetic speech")
 
         gr.Markdown("## 2. Enrol")
@@ -341,7 +342,8 @@ def make_page(start: Start) -> gr.Blocks:
             _hint(
                 f"Up to {CLIP_SECONDS:g} seconds are one clip; of a longer recording you get a "
                 "timeline."
-            )
+            ),
+            min_height=90,  # for the progress below it
         )
         chances = gr.Label(label="Probabilities", visible=False, show_heading=False)
         segments = gr.Dataframe(

@@ -88,6 +88,14 @@ def test_truncated_damaged_and_foreign_files_are_refused(path, tmp_path):
         load(tmp_path / "missing.model")
 
 
+def test_a_small_file_cannot_fill_the_memory(path):
+    arrays, _ = archive.read(path, "")
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays, zeros=np.zeros(10**6))
+    with pytest.raises(UserError, match="it is compressed"):
+        load(path)
+
+
 def test_another_content_than_its_hash_says_is_refused(path):
     with np.load(path) as file:
         arrays = dict(file)
