@@ -75,7 +75,7 @@ td, .note {overflow-wrap: break-word}
   border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius);
   background: var(--button-secondary-background-fill); color: var(--body-text-color);
   text-decoration: none}
-@media (max-width: 640px) {main.app {padding: 8px !important}}
+@media (max-width: 640px) {.main.app {padding: 12px !important}}
 #out {align-self: flex-end}
 .note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
 .good {border-color: #009E73}
