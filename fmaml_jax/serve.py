@@ -43,7 +43,10 @@ from fmaml_jax.recognition.support import LabelledClip, describe_findings, read_
 from fmaml_jax.recognition.timeline import CLIP_SECONDS
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio reads it
-import gradio as gr
+try:
+    import gradio as gr
+except ModuleNotFoundError:
+    console.fail("the page needs packages that are not there; `make web` installs them")
 from gradio import processing_utils, route_utils
 from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware

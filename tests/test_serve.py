@@ -442,3 +442,14 @@ def test_real_clips_and_a_recorded_voice(server, playwright, tmp_path):
     rows = list(csv.DictReader(io.StringIO(Path(download(page, "csv").path()).read_text())))
     assert rows
     browser.close()
+
+
+def test_without_gradio_it_says_what_to_install():
+    blocked = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_module('fmaml_jax.serve')"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the page needs packages that are not there; `make web` installs them\n"
+    )
