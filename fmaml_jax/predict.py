@@ -5,6 +5,7 @@ standard error. A file that cannot be used costs the others nothing; the exit co
 """
 
 import contextlib
+import itertools
 import os
 import sys
 import time
@@ -59,6 +60,9 @@ def main(arguments: Sequence[str]) -> int:
     done: list[Prediction] = []
     found = _predictions(recogniser, recordings, args.abstain, args.pictures, done)
     started = time.perf_counter()
+    if (first := next(found, None)) is None:
+        return 2
+    found = itertools.chain([first], found)
     if to_folder:
         for recording, prediction in found:
             with _writing(Path(out, recording.name.with_suffix(written.suffix))) as file:
@@ -68,8 +72,8 @@ def main(arguments: Sequence[str]) -> int:
             written.write((prediction for _, prediction in found), file)
     seconds, took = sum(p.seconds for p in done), time.perf_counter() - started
     print(
-        f"{len(done)} files, {seconds:,.0f} s of sound in {took:.1f} s: {seconds / took:.0f} times "
-        "real time",
+        f"{len(done)} file{'s' * (len(done) > 1)}, {seconds:,.0f} s of sound in {took:.1f} s: "
+        f"{seconds / took:.0f} times real time",
         file=sys.stderr,
     )
     return 0 if len(done) == len(recordings) else 2

@@ -153,6 +153,16 @@ def test_one_bad_file_costs_the_others_nothing(enrolled, place, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_nothing_is_written_where_no_file_can_be_used(enrolled, tmp_path):
+    (tmp_path / "text.wav").write_text("no audio")
+    out = tmp_path / "out.csv"
+    done = command("predict", f"--model={enrolled[1]}", tmp_path / "text.wav", f"--out={out}")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1].startswith("error: ")
+    assert "real time" not in done.stderr
+    assert os.listdir(tmp_path) == ["text.wav"]
+
+
 def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
     pipe = f"{sys.executable} -m fmaml_jax.predict --model='{enrolled[1]}' '{place}/heard' | true"
     done = subprocess.run(
