@@ -225,9 +225,18 @@ def test_what_cannot_be_enrolled_is_refused(start, clips, labels, same_as, witho
         enrol(start, support, same_as=same_as, without=without)
 
 
-def test_no_clips(start):
+def test_no_clips(start, clips):
     with pytest.raises(UserError, match="there are no clips"):
         enrol(start, [])
+    with pytest.raises(UserError, match="no clip can be used: the same recording has different"):
+        enrol(start, [clips[0], clips[0]._replace(label="fear")])
+
+
+def test_a_name_of_a_fixed_class_may_mean_something_else(start, clips):
+    renamed = [clip._replace(label="Neutral") if clip.label == "fear" else clip for clip in clips]
+    recogniser = fit(start, renamed, {"neutral": "fear"}, (), ())
+    assert recogniser.classes == ("Neutral", "anger", "sadness", "silence")
+    assert recogniser.known_as == ("fear", "anger", "sadness", "silence")
 
 
 def test_the_temperature_undoes_overconfidence():

@@ -62,6 +62,8 @@ def enrol(
     if not clips:
         raise UserError("there are no clips; label two or more, of two or more classes")
     kept, warnings = look_over(clips, start.fixed)
+    if not kept:
+        raise UserError(f"no clip can be used: {'; '.join(warnings)}")
     return fit(start, kept, same_as or {}, without, warnings)
 
 

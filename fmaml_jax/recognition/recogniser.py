@@ -166,7 +166,8 @@ def fit(
             f"all clips are of {', '.join(map(repr, enrolled))}, and there is nothing to tell "
             "apart; label clips of another class too"
         )
-    free = tuple(name for name in start.fixed if name not in known.values())
+    taken = {*known.values(), *map(str.casefold, known)}
+    free = tuple(name for name in start.fixed if not {name, name.casefold()} & taken)
     if foreign := [name for name in without if name not in free]:
         raise UserError(
             f"--without={','.join(foreign)} cannot be left out; without clips there are "
