@@ -74,7 +74,7 @@ STYLE = """
 .picture {width: 100%; max-width: 640px; height: auto; margin: 0.6em auto}
 td, .note {overflow-wrap: break-word}
 .prose td, .prose th {padding: 0.3em 0.6em; border-color: var(--border-color-primary) !important}
-.downloads a {display: inline-block; margin: 0 0.4em 0.4em 0; padding: 0.3em 0.8em;
+.downloads a {display: inline-block; margin: 0 0.2em 0.4em; padding: 0.3em 0.8em;
   border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius);
   background: var(--button-secondary-background-fill); color: var(--body-text-color);
   text-decoration: none}
