@@ -259,7 +259,8 @@ def _unnamed(start: Start, known: Mapping[str, str]) -> list[str]:
         return []
     return [
         f"{', '.join(new)} begin{'s' * (len(new) == 1)} as new; where one means "
-        f"{' or '.join(left)}, say so (same_as), and it will be recognised better"
+        f"{' or '.join(left)}, say so (--same_as; on the page: It means), and it is recognised "
+        "better"
     ]
 
 
