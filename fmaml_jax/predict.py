@@ -58,18 +58,21 @@ def main(arguments: Sequence[str]) -> int:
     set_up_compilation()
     recogniser = load(args.model)
     done: list[Prediction] = []
-    found = _predictions(recogniser, recordings, args.abstain, args.pictures, done)
     started = time.perf_counter()
-    if (first := next(found, None)) is None:
-        return 2
-    found = itertools.chain([first], found)
-    if to_folder:
-        for recording, prediction in found:
-            with _writing(Path(out, recording.name.with_suffix(written.suffix))) as file:
-                written.write([prediction], file)
-    else:
-        with _writing(Path(out)) if out else _standard_output() as file:
-            written.write((prediction for _, prediction in found), file)
+    # Closed, its progress ends before an error is said.
+    with contextlib.closing(
+        _predictions(recogniser, recordings, args.abstain, args.pictures, done)
+    ) as found:
+        if (first := next(found, None)) is None:
+            return 2
+        every = itertools.chain([first], found)
+        if to_folder:
+            for recording, prediction in every:
+                with _writing(Path(out, recording.name.with_suffix(written.suffix))) as file:
+                    written.write([prediction], file)
+        else:
+            with _writing(Path(out)) if out else _standard_output() as file:
+                written.write((prediction for _, prediction in every), file)
     seconds, took = sum(p.seconds for p in done), time.perf_counter() - started
     print(
         f"{len(done)} file{'s' * (len(done) > 1)}, {seconds:,.0f} s of sound in {took:.1f} s: "

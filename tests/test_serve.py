@@ -196,6 +196,8 @@ def test_from_clips_to_a_timeline(visit, trained, server, tmp_path):
     grid = textgrid.TextGrid.fromFile(str(download(page, "textgrid").path()))
     assert [i.mark for i in grid[0] if i.mark] == [row["label"] for row in rows]
     assert json.loads(Path(download(page, "json").path()).read_text())["schema_version"] == 1
+    for name in ("audacity", "rttm"):
+        assert len(Path(download(page, name).path()).read_text().splitlines()) == len(rows)
 
     # The model of this session serves another one.
     model = tmp_path / "my.model"
