@@ -55,6 +55,10 @@ def main(arguments: Sequence[str]) -> int:
         )
     if to_folder or args.pictures:
         require_names(recordings)
+    if out:
+        require_folder(Path(out) if to_folder else Path(out).parent)
+    if args.pictures:
+        require_folder(Path(args.pictures))
     set_up_compilation()
     recogniser = load(args.model)
     done: list[Prediction] = []
@@ -117,6 +121,21 @@ def require_names(recordings: Sequence[Recording]) -> None:
                 f"{other} and {path} would be written under one name; give one of them another, "
                 "or do them one after the other"
             )
+
+
+def require_folder(folder: Path) -> None:
+    """Makes a folder where there is none, before any work is done.
+
+    Raises:
+        UserError: files cannot be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(f"cannot write into {folder}; name a folder that can be written")
 
 
 def _predictions(

@@ -216,7 +216,7 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         (
             "predict",
             ["--model=MODEL", "--out=PLACE/call.wav/x.csv", "PLACE/heard"],
-            "cannot write",
+            "call.wav; name a folder that can be written",
         ),
     ],
 )
