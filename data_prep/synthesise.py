@@ -10,7 +10,7 @@ writes a folder of 16-bit WAV files (and the table that describes them) of one `
     neutral    unemotional speech for a corpus that has none, with a manifest.csv
     silence    noise in which nobody speaks, with a manifest.csv
 
-The speech is eSpeak NG's. eSpeak NG is GPL-3, and only this command loads it (`data_prep.espeak`).
+The speech is eSpeak NG's. eSpeak NG is GPL-3, and this module alone loads it (`data_prep.espeak`).
 Emotions differ in prosody and voice quality, speakers in voice; results on this speech mean nothing
 about people's. On one machine a clip depends on its own file name and `--seed` alone, to the byte:
 not on the other clips, nor on the number of processes.
