@@ -45,19 +45,19 @@ def main() -> None:
 def describe(recogniser: "Recogniser") -> str:
     """What a user should know before using the recogniser, as text."""
     estimate = recogniser.estimate
+    answers = [one_line(name) for name in recogniser.classes]
     classes = [
-        (one_line(name), str(count or "none"), begins)
+        (name, str(count or "none"), begins)
         for name, count, begins in zip(
-            recogniser.classes,
+            answers,
             recogniser.counts,
             (f"as {own}" if own else "as new" for own in recogniser.known_as),
             strict=True,
         )
     ]
-    answers = [one_line(name) for name in estimate.answers]
     confusion = [
-        (one_line(label), *(str(count or "") for count in row))
-        for label, row in zip(estimate.labels, estimate.confusion.tolist(), strict=True)
+        (label, *(str(count or "") for count in row))
+        for label, row in zip(answers, estimate.confusion.tolist(), strict=False)
     ]
     low, high = estimate.interval
     return "\n".join(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser
 
 FORMATS = ("csv", "json", "audacity", "textgrid", "rttm")
+"""Those of `recognition.formats`, which --help would have to wait for."""
 
 
 class Recording(NamedTuple):
@@ -43,10 +44,9 @@ def main(arguments: Sequence[str]) -> int:
 
     # Late, so that --help and a missing flag do not wait for JAX.
     from fmaml_jax.devices import set_up_compilation
-    from fmaml_jax.recognition import load
-    from fmaml_jax.recognition.formats import FORMATS
+    from fmaml_jax.recognition import formats, load
 
-    out, written = args.out, FORMATS[args.format]
+    out, written = args.out, formats.FORMATS[args.format]
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
     if written.single and len(recordings) > 1 and not to_folder:
         raise UserError(

@@ -2,8 +2,9 @@
 
 What a user gives is a `Session` in the server's memory, under the random number that Gradio gives
 each page, and goes when the page is closed. A labelled clip's file is removed as soon as it has
-been read, a recording's with the session; results are sent within the page, not as files. Nothing
-leaves the machine: no analytics, fonts or scripts of others, as a content security policy enforces.
+been read, a recording's when it is cleared or the page is closed; results are sent within the page,
+not as files. Nothing leaves the machine: no analytics, fonts or scripts of others, as a content
+security policy enforces.
 """
 
 import base64
@@ -388,8 +389,8 @@ def make_page(start: Start) -> gr.Blocks:
     return page.queue(default_concurrency_limit=AT_ONCE)
 
 
-def serve(page: gr.Blocks, host: str, port: int, block: bool = True) -> str:
-    """Serves the page and returns its address; `port` 0 takes any that is free.
+def serve(page: gr.Blocks, host: str, port: int) -> None:
+    """Serves the page until it is interrupted.
 
     Raises:
         UserError: host and port cannot be had.
@@ -397,8 +398,8 @@ def serve(page: gr.Blocks, host: str, port: int, block: bool = True) -> str:
     try:
         _, address, _ = page.launch(
             server_name=host,
-            server_port=port or None,
-            prevent_thread_lock=not block,
+            server_port=port,
+            prevent_thread_lock=True,
             quiet=True,
             share=False,
             ssr_mode=False,
@@ -421,7 +422,8 @@ def serve(page: gr.Blocks, host: str, port: int, block: bool = True) -> str:
         raise UserError(
             f"cannot serve at {host}:{port} ({error}); choose another --port or --host"
         ) from error
-    return address
+    print(f"Serving at {address}; Ctrl-C ends it", flush=True)
+    page.block_thread()
 
 
 class _Guard:
@@ -569,7 +571,7 @@ def _enrolled(recogniser: Recogniser) -> str:
                 f"Enrolled {', '.join(recogniser.classes)}. Leaving out each {estimate.left_out} "
                 f"in turn, {estimate.accuracy:.0%} of {_count(estimate.clips, 'clip')} are "
                 f"recognised (95% interval {low:.0%} to {high:.0%}; chance "
-                f"{1 / len(estimate.answers):.0%}).",
+                f"{1 / len(recogniser.classes):.0%}).",
                 good=True,
             ),
             *map(_note, recogniser.warnings),
@@ -646,13 +648,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="fmaml_jax_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
-        page = make_page(start)
-        print(f"Serving at http://{args.host}:{args.port}; Ctrl-C ends it", flush=True)
-        serve(page, args.host, args.port)
+        serve(make_page(start), args.host, args.port)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/best.cfg.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for the network.")
-    flags.DEFINE_integer("port", 7860, "Port to listen at.", 0, 65535)
+    flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)
     console.run(main)

@@ -168,11 +168,12 @@ def test_the_estimate_is_of_recognisers_made_without_the_clip_or_speaker(start, 
         *clips[5:],
     ]
     groups = [clip.speaker or clip.digest for clip in clips]
-    estimate = fit(start, clips, {}, (), ()).estimate
+    recogniser = fit(start, clips, {}, (), ())
+    classes, estimate = recogniser.classes, recogniser.estimate
     assert estimate.left_out == left_out
     assert estimate.clips == len(clips)
     found = {
-        (estimate.labels[row], estimate.answers[column]): estimate.confusion[row, column]
+        (classes[row], classes[column]): estimate.confusion[row, column]
         for row, column in np.argwhere(estimate.confusion)
     }
     assert found == explicit(start, clips, groups)

@@ -452,6 +452,19 @@ def test_real_clips_and_a_recorded_voice(server, playwright, tmp_path):
     browser.close()
 
 
+def test_a_port_that_is_taken_is_said_in_words(server, trained):
+    done = subprocess.run(
+        [sys.executable, "-m", "fmaml_jax.serve", f"--checkpoint={trained[0]}", f"--port={PORT}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert f"error: cannot serve at 127.0.0.1:{PORT}" in done.stderr
+    assert "Serving" not in done.stdout
+
+
 def test_without_gradio_it_says_what_to_install():
     blocked = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_module('fmaml_jax.serve')"
     done = subprocess.run(

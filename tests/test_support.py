@@ -55,9 +55,9 @@ def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
     [
         ("file,label\n", "holds no clips"),
         ("path,label\na.wav,joy\n", "has no column file"),
-        ("file,label,start\na.wav,joy,soon\n", "line 2 of .* no number of seconds"),
-        ("file,label,start,end\na.wav,joy,2,1\n", "line 2 of .* from 2 to 1"),
-        ("file,label\n,joy\n", "line 2 of .* names no file"),
+        ("file,label,start\na.wav,joy,soon\n", "row 2 of .* no number of seconds"),
+        ("file,label,start,end\na.wav,joy,2,1\n", "row 2 of .* from 2 to 1"),
+        ("file,label\n,joy\n", "row 2 of .* names no file"),
         ("file,label\na.wav,\n", "'a.wav' has no label"),
         ("file,label\na.wav,Unsure\n", "no class can be called 'Unsure'"),
         ("file,label\nmissing.wav,joy\n", "'missing.wav' cannot be used: unreadable"),
@@ -119,8 +119,8 @@ def test_findings(tmp_path, trained, start):
 
 def clip_of(start, trained, label="joy", digest="a", speaker="", findings=()):
     path = trained[1].paths[0]
-    clip = read_clip_as(path, label, start, speaker, name=f"{digest}.wav")
-    return clip._replace(digest=digest, findings=findings)
+    clip = read_clip_as(path, label, start, speaker)
+    return clip._replace(name=f"{digest}.wav", digest=digest, findings=findings)
 
 
 def test_copies_are_left_out_and_contradictions_too(start, trained):

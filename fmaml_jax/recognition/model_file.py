@@ -43,7 +43,6 @@ def save(path: str | os.PathLike, recogniser: Recogniser) -> None:
         "temperature": recogniser.temperature,
         "estimate": {
             "left_out": estimate.left_out,
-            "labels": estimate.labels,
             "confusion": estimate.confusion.tolist(),
             "interval": estimate.interval,
         },
@@ -108,9 +107,8 @@ def load(path: str | os.PathLike) -> Recogniser:
 
 def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recogniser:
     estimate = model["estimate"]
-    classes = tuple(model["classes"])
     return Recogniser(
-        classes=classes,
+        classes=tuple(model["classes"]),
         counts=tuple(model["counts"]),
         known_as=tuple(model["known_as"]),
         feature_config=restore_config(model["feature_config"]),
@@ -120,8 +118,6 @@ def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recogniser
         temperature=float(model["temperature"]),
         estimate=Estimate(
             estimate["left_out"],
-            tuple(estimate["labels"]),
-            classes,
             np.asarray(estimate["confusion"], int),
             tuple(estimate["interval"]),
         ),

@@ -17,8 +17,6 @@ from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction
 
 INK = "#808080"
 """Of text and axes: readable on white and on near-black, since the ground is transparent."""
-
-
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's, told apart by colour-blind readers; more classes get hatches too."""
 HATCHES = (None, "///", "...", "xx")
@@ -41,8 +39,8 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
         if count := counts[row, column]:
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(columns), [plain(name) for name in estimate.answers], rotation=30)
-    axes.set_yticks(range(rows), [plain(name) for name in estimate.labels])
+    axes.set_xticks(range(columns), [plain(name) for name in recogniser.classes], rotation=30)
+    axes.set_yticks(range(rows), [plain(name) for name in recogniser.classes[:rows]])
     for label in axes.get_xticklabels():
         label.set_ha("right")
         label.set_rotation_mode("anchor")
@@ -73,7 +71,8 @@ def draw_timeline(prediction: Prediction) -> Figure:
     envelope = prediction.envelope
     edges = np.unique(np.linspace(0, len(envelope), min(POINTS, len(envelope)) + 1).astype(int))
     peaks = np.maximum.reduceat(envelope, edges[:-1]) / max(1e-6, envelope.max())
-    moments = edges[:-1] * CHUNK_SECONDS
+    peaks = np.append(peaks, peaks[-1])  # each lasts until the next edge
+    moments = edges * CHUNK_SECONDS
     waveform.fill_between(moments, -peaks, peaks, step="post", color=INK, linewidth=0, zorder=2)
     for segment in prediction.segments:
         look = _look(segment.label, prediction.classes)

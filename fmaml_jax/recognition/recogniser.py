@@ -47,16 +47,12 @@ class Estimate(NamedTuple):
 
     Attributes:
         left_out: "clip" or "speaker": what was left out of the adaptation in turn.
-        labels: the classes that have clips.
-        answers: all classes.
-        confusion: clips by true class and answer.
+        confusion: clips by true class (the recogniser's first ones, which have clips) and answer.
         interval: 95% interval of the accuracy; see `_interval`.
     """
 
     left_out: str
-    labels: tuple[str, ...]
-    answers: tuple[str, ...]
-    confusion: Int[np.ndarray, "labels answers"]
+    confusion: Int[np.ndarray, "labelled classes"]
     interval: tuple[float, float]
 
     @property
@@ -204,7 +200,7 @@ def fit(
     np.add.at(confusion, (labels[tested], logits.argmax(axis=1)), 1)
     right = logits.argmax(axis=1) == labels[tested]
     bounds = _interval(right, of_tested, left_out == "speaker")
-    estimate = Estimate(left_out, enrolled, classes, confusion, bounds)
+    estimate = Estimate(left_out, confusion, bounds)
 
     digests = np.array(sorted(f"{clip.digest} {clip.label}" for clip in clips))
     return Recogniser(
@@ -414,7 +410,7 @@ def _temperature(
 
 
 def _doubts(estimate: Estimate) -> list[str]:
-    chance = 1 / len(estimate.labels)
+    chance = 1 / len(estimate.confusion)
     if not estimate.clips:
         return ["every class has one clip alone, so that nothing can be estimated"]
     if estimate.interval[0] <= chance:

@@ -93,7 +93,6 @@ def read_clip_as(
     start: Start,
     speaker: str = "",
     part: tuple[float, float | None] = (0.0, None),
-    name: str | None = None,
 ) -> LabelledClip:
     """Reads one clip, describes it as the start's network expects, and looks it over.
 
@@ -103,7 +102,6 @@ def read_clip_as(
         start: what it will be enrolled in.
         speaker: who speaks; "" where unknown.
         part: where it begins and ends in the file, in seconds; None is the file's end.
-        name: what messages call it; the file's name by default.
 
     Raises:
         UserError: the file cannot be decoded, the clip is empty, silent or longer than
@@ -111,7 +109,7 @@ def read_clip_as(
     """
     label = unicodedata.normalize("NFC", label).strip()
     begin, end = part
-    name = name or Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
+    name = Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
     if not label:
         raise UserError(f"clip {name!r} has no label; give it one")
     try:
@@ -269,14 +267,14 @@ def _table_rows(path: Path) -> list[_Row]:
             begin, end = (float(row.get(column) or "nan") for column in ("start", "end"))
         except ValueError as error:
             raise UserError(
-                f"line {number} of {path} has a start or end that is no number of seconds"
+                f"row {number} of {path} has a start or end that is no number of seconds"
             ) from error
         begin, end = (0.0 if math.isnan(begin) else begin), (None if math.isnan(end) else end)
         if not row["file"]:
-            raise UserError(f"line {number} of {path} names no file")
+            raise UserError(f"row {number} of {path} names no file")
         if begin < 0 or (end is not None and not begin < end < math.inf):
             raise UserError(
-                f"line {number} of {path} has a part from {begin:g} to {end} s; a part starts at "
+                f"row {number} of {path} has a part from {begin:g} to {end} s; a part starts at "
                 "0 or later and ends after it starts"
             )
         rows.append(
