@@ -37,7 +37,7 @@ from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds, validation_tas
 from fmaml_jax.evaluate import accuracy, gather, log_loss, predict_episodes
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, meta_gradient
-from fmaml_jax.run_folder import seed_folders
+from fmaml_jax.run_folder import refuse_damage, seed_folders
 
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
@@ -185,14 +185,17 @@ def train(
     seeds = len(config.seeds)
     start = Selected(state.params, np.full(seeds, -1, np.float32), np.zeros(seeds, np.int32))
     selected = jax.device_put(start, place, may_alias=False)  # the update donates its own
+    checkpoints = folder.absolute() / "checkpoints"
     manager = ocp.CheckpointManager(
-        folder.absolute() / "checkpoints", options=ocp.CheckpointManagerOptions(max_to_keep=2)
+        checkpoints, options=ocp.CheckpointManagerOptions(max_to_keep=2)
     )
     step = manager.latest_step() or 0
     if step:
         # The scale follows from the data, whose hash the run folder has checked.
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, Checkpoint(state, selected, scale))
-        state, selected, _ = manager.restore(step, args=ocp.args.StandardRestore(target))
+        remedy = "remove that folder, and the run goes on from the one before it"
+        with refuse_damage(checkpoints / str(step), remedy):
+            state, selected, _ = manager.restore(step, args=ocp.args.StandardRestore(target))
 
     def save() -> None:
         if manager.latest_step() != step:

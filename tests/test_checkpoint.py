@@ -63,12 +63,30 @@ def test_runs_that_cannot_be_enrolled(folder, settings, sentence):
         load_start(folder)
 
 
-def test_damage(folder):
-    for file in (folder / "checkpoints").rglob("*"):
-        if file.is_file() and "ocdbt" in str(file):
-            file.write_bytes(b"")
+@pytest.mark.parametrize("part", ["manifest.ocdbt", "ocdbt.process_0/d", "d"])
+@pytest.mark.parametrize("harm", [lambda file: file.write_bytes(b""), lambda file: file.unlink()])
+def test_damage(folder, part, harm, monkeypatch):
+    def restore(*args, **kwargs):
+        pytest.fail("Orbax leaves the arrays that fail, but for one, to tell of it later")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
+    path = (
+        max((folder / "checkpoints").iterdir(), key=lambda step: int(step.name)) / "default" / part
+    )
+    for file in [path] if path.is_file() else list(path.iterdir()):
+        harm(file)
     with pytest.raises(UserError, match="is damaged or of another version"):
         load_start(folder)
+
+
+def test_damaged_record(folder):
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config\.json is damaged"):
+        load_start(folder)
+
+
+def test_no_checkpoint(folder):
+    shutil.rmtree(folder / "checkpoints")
+    (folder / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="is not finished"):
         load_start(folder)

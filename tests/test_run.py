@@ -211,6 +211,22 @@ def test_what_depends_on_the_meta_step_continues_too(config, tmp_path, monkeypat
     assert outputs(config.run_dir) == outputs(whole.run_dir)
 
 
+def test_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
+    config, uninterrupted, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "sample_seeds", stop_at(19, signal.SIGTERM))
+        with pytest.raises(InterruptedRunError):
+            run(config)
+    newest = Path(config.run_dir) / "checkpoints" / "19"
+    (newest / "default" / "manifest.ocdbt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"checkpoints/19 is damaged .*; remove that folder"):
+        run(config)
+    shutil.rmtree(newest)
+    run(config)
+    assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
+
+
 def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterrupted, tmp_path):
     script = (
         "import sys, time\n"

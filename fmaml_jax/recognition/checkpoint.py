@@ -16,7 +16,7 @@ from fmaml_jax.config import Config
 from fmaml_jax.data import Scale
 from fmaml_jax.maml import Params
 from fmaml_jax.model import CONTEXT, HEAD, make_model
-from fmaml_jax.run_folder import PACKAGES, recorded_settings
+from fmaml_jax.run_folder import PACKAGES, recorded_settings, refuse_damage
 
 METHODS = ("fmaml", "fomaml")
 """Methods whose adaptation enrolment knows; at test time they do the same."""
@@ -102,14 +102,16 @@ def load_start(run_dir: str | Path) -> Start:
 
 def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
     checkpoints = folder.absolute() / "checkpoints"
+    unfinished = UserError(
+        f"--checkpoint={folder} is not finished; run its command again until it ends"
+    )
     if not checkpoints.is_dir() or not any(folder.glob("**/results.json")):
-        raise UserError(
-            f"--checkpoint={folder} is not finished; run its command again until it ends"
-        )
-    try:
-        handler = ocp.PyTreeCheckpointHandler()
-        with ocp.CheckpointManager(checkpoints, item_handlers=handler) as manager:
-            step = manager.latest_step()
+        raise unfinished
+    with ocp.CheckpointManager(checkpoints, item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise unfinished
+        with refuse_damage(checkpoints / str(step), advice):
             tree = manager.item_metadata(step).tree
             wanted = {
                 "selected": {"params": tree["selected"]["params"]},
@@ -119,14 +121,8 @@ def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
             kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
             arguments = ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True)
             stored = manager.restore(step, args=arguments)
-        first_seed = jax.tree.map(lambda leaf: leaf[0], stored["selected"]["params"])
-        return first_seed, Scale(**stored["scale"])
-    except Exception as error:  # what Orbax raises for a damaged checkpoint is not documented
-        first_line = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"the checkpoint in {checkpoints} is damaged or of another version "
-            f"({first_line[0][:200]}); {advice}"
-        ) from error
+            first_seed = jax.tree.map(lambda leaf: leaf[0], stored["selected"]["params"])
+            return first_seed, Scale(**stored["scale"])
 
 
 def _check_shapes(folder: Path, config: Config, params: Params, scale: Scale) -> None:
