@@ -4,7 +4,7 @@ The same function serves a whole corpus and a single recording, so that a model 
 was trained on; a prepared corpus stores the configuration that made it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -48,6 +48,13 @@ def extract(
         A matrix whose shape depends on `config` alone; of descriptors, of one frame.
     """
     return mfcc(samples, config) if isinstance(config, MfccConfig) else describe(samples, config)
+
+
+def extract_each(
+    clips: Sequence[Float[np.ndarray, " samples"]], config: FeatureConfig
+) -> Float32[np.ndarray, "clips frames coeffs"]:
+    """Features of several clips: `extract` of each."""
+    return np.stack([extract(clip, config) for clip in clips])
 
 
 def restore_config(stored: Mapping[str, str | int | float]) -> FeatureConfig:

@@ -12,16 +12,12 @@ alone. A rerun keeps the shards that are whole, of the same clips and flags, and
 their audio. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` makes it one file.
 """
 
-import concurrent.futures
-import contextlib
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import NamedTuple
@@ -35,20 +31,10 @@ from data_prep.console import UserError, progress, run
 from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, Skipped, clip_names, list_clips
 from data_prep.dataset import Dataset, Shard, load, save
 from data_prep.features import FEATURES, FeatureConfig, extract
+from data_prep.processes import process_pool
 from data_prep.shards import drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
-
-_ENVIRONMENT = {
-    # Processes share the cores among them; a BLAS that starts threads of its own would also make
-    # the last bits depend on how many cores there are.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    # Where glibc gives the features' large temporaries back to the system after every clip, a
-    # clip takes twice as long.
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
 
 
 class Recording(NamedTuple):
@@ -76,13 +62,10 @@ def extract_all(
         UserError: a process was killed, as by a system that is out of memory.
     """
     processes = max(1, min(processes, len(paths) // _CHUNK))
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _silence_errors)
-    with _inherited():
-        read = pool.map(extract_file, paths, [config] * len(paths), chunksize=_CHUNK)
     results = []
     try:
-        with progress("reading", len(paths), " clips") as bar:
+        with process_pool(processes) as pool, progress("reading", len(paths), " clips") as bar:
+            read = pool.map(extract_file, paths, [config] * len(paths), chunksize=_CHUNK)
             for result in read:
                 results.append(result)
                 bar.update()
@@ -91,32 +74,7 @@ def extract_all(
             f"a process was killed while it read the clips from {paths[len(results)]} on; "
             "free memory, or move the damaged file away"
         ) from error
-    except KeyboardInterrupt:
-        # The clips in hand take a moment; a second Ctrl-C in that moment would hang the shutdown.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
     return results
-
-
-@contextlib.contextmanager
-def _inherited() -> Iterator[None]:
-    """Processes started within run in `_ENVIRONMENT` and leave Ctrl-C to this one."""
-    environment = dict(os.environ)
-    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(_ENVIRONMENT)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(environment)
-        signal.signal(signal.SIGINT, interrupt)
-
-
-def _silence_errors() -> None:
-    """Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def prepare(

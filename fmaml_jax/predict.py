@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -20,12 +21,18 @@ from data_prep import console
 from data_prep.audio import AudioError, probe
 from data_prep.console import UserError, one_line, progress
 from data_prep.corpora import is_audio, walk
+from data_prep.processes import process_pool
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser
 
 FORMATS = ("csv", "json", "audacity", "textgrid", "rttm")
 """Those of `recognition.formats`, which --help would have to wait for."""
+
+HELPERS = 4
+"""Of more processes some would wait: this one, which finds the speech, feeds about three."""
+HELP_SECONDS = 180
+"""Shorter files are done as soon by this process alone."""
 
 
 class Recording(NamedTuple):
@@ -41,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     if not args.model:
         raise UserError("--model is missing; for example --model=my.model")
     recordings = find_recordings(arguments)
+    lengths = [_seconds(recording.path) for recording in recordings]
 
     # Late, so that --help and a missing flag do not wait for JAX.
     from fmaml_jax.devices import set_up_compilation
@@ -64,9 +72,14 @@ def main(arguments: Sequence[str]) -> int:
     done: list[Prediction] = []
     started = time.perf_counter()
     # Closed, its progress ends before an error is said.
-    with contextlib.closing(
-        _predictions(recogniser, recordings, args.abstain, args.pictures, done)
-    ) as found:
+    with (
+        _helpers(lengths) as helpers,
+        contextlib.closing(
+            _predictions(
+                recogniser, recordings, lengths, args.abstain, helpers, args.pictures, done
+            )
+        ) as found,
+    ):
         if (first := next(found, None)) is None:
             return 2
         every = itertools.chain([first], found)
@@ -138,10 +151,32 @@ def require_folder(folder: Path) -> None:
         raise UserError(f"cannot write into {folder}; name a folder that can be written")
 
 
+@contextlib.contextmanager
+def _helpers(lengths: Sequence[int]) -> Iterator[Executor | None]:
+    """Processes that describe what this one hears, where it is worth their start.
+
+    Raises:
+        UserError: one was killed, as by a system that is out of memory.
+    """
+    cores = os.cpu_count() or 1
+    if cores == 1 or max(lengths) < HELP_SECONDS:
+        yield None
+        return
+    try:
+        with process_pool(min(cores, HELPERS)) as pool:
+            yield pool
+    except BrokenExecutor as error:
+        raise UserError(
+            "a process that describes the sound was killed; free memory and run the command again"
+        ) from error
+
+
 def _predictions(
     recogniser: "Recogniser",
     recordings: Sequence[Recording],
+    lengths: Sequence[int],
     abstain: float,
+    helpers: Executor | None,
     pictures: str,
     done: list["Prediction"],
 ) -> Iterator[tuple[Recording, "Prediction"]]:
@@ -149,7 +184,6 @@ def _predictions(
     from fmaml_jax.recognition import predict
     from fmaml_jax.recognition.pictures import draw_timeline, save_picture
 
-    lengths = [_seconds(recording.path) for recording in recordings]
     with progress("listening", sum(lengths), " s") as bar:
         for number, recording in enumerate(recordings):
             before = sum(lengths[:number])
@@ -158,7 +192,9 @@ def _predictions(
                 bar.update(before + int(seconds) - bar.n)
 
             try:
-                prediction = predict(recogniser, recording.path, abstain=abstain, report=report)
+                prediction = predict(
+                    recogniser, recording.path, abstain=abstain, executor=helpers, report=report
+                )
             except UserError as error:
                 _say(bar, f"error: {error}")
                 continue

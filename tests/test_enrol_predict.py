@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from data_prep.console import UserError
 from fmaml_jax.enrol import describe
-from fmaml_jax.recognition import enrol, load, predict, save
+from fmaml_jax.predict import HELP_SECONDS, _helpers
+from fmaml_jax.recognition import enrol, formats, load, predict, save
 from fmaml_jax.recognition.formats import SCHEMA
 from tests.test_prepare import ROOT, SHARED, needs_shared
 
@@ -110,6 +112,27 @@ def test_predict_writes_csv_to_standard_output_and_the_rest_elsewhere(enrolled, 
     # A file's result is its own, whatever else is asked for.
     alone = command("predict", place / "call.wav", f"--model={enrolled[1]}")
     assert list(csv.DictReader(io.StringIO(alone.stdout, newline=""))) == rows[2:]
+
+
+def test_a_long_recording_gives_the_same_with_helpers(enrolled, place, tmp_path):
+    samples, rate = soundfile.read(place / "call.wav")
+    path, out = tmp_path / "long.wav", tmp_path / "long.json"
+    soundfile.write(path, np.resize(samples, HELP_SECONDS * rate), rate)
+    done = command("predict", f"--model={enrolled[1]}", path, "--format=json", f"--out={out}")
+    assert done.returncode == 0, done.stderr
+    alone = io.StringIO()
+    formats.FORMATS["json"].write([predict(load(enrolled[1]), path)], alone)
+    assert out.read_text() == alone.getvalue()
+    assert alone.getvalue().count('"label"') > 5
+
+
+def test_helpers_are_for_long_recordings_and_one_that_is_killed_is_a_sentence(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    with _helpers([HELP_SECONDS - 1]) as helpers:
+        assert helpers is None
+    killed = pytest.raises(UserError, match="was killed; free memory")
+    with killed, _helpers([3, HELP_SECONDS]) as helpers:
+        helpers.submit(os._exit, 1).result()
 
 
 def test_predict_writes_files_and_pictures(enrolled, place, tmp_path):

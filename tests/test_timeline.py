@@ -1,7 +1,9 @@
 """A file's segments: where speech is, which label each moment gets, and in how much memory."""
 
 import itertools
+import time
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from fmaml_jax.recognition import predict
 from fmaml_jax.recognition.recogniser import fit
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.recognition.timeline import (
+    AHEAD,
     CHUNK,
     HOP,
     LEAST,
@@ -24,6 +27,7 @@ from fmaml_jax.recognition.timeline import (
     Heard,
     Stretch,
     _chunks,
+    _described,
     _merged,
     _Piece,
     _pieces,
@@ -48,6 +52,12 @@ def piece(start, end, *probabilities):
     """Of seconds."""
     start, end = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)
     return _Piece(start, end, int(np.argmax(probabilities)), np.array(probabilities))
+
+
+def pieces_of(samples, abstain=0.0, start=0):
+    stretch = Stretch(start, samples)
+    ((_, windows),) = _described([stretch], list, None)
+    return list(_pieces(stretch, levels(windows), abstain))
 
 
 def seconds(pieces):
@@ -166,7 +176,7 @@ def test_real_speech_is_found_where_it_was_put():
 def test_a_moment_gets_the_mean_of_the_windows_that_cover_it():
     samples = np.zeros(6 * SAMPLE_RATE, np.float32)
     samples[3 * SAMPLE_RATE :] = 2.0
-    pieces = list(_pieces(Stretch(10 * SAMPLE_RATE, samples), levels, 0.0))
+    pieces = pieces_of(samples, start=10 * SAMPLE_RATE)
     assert (pieces[0].start, pieces[-1].end) == (10 * SAMPLE_RATE, 16 * SAMPLE_RATE)
     for before, after in itertools.pairwise(pieces):
         assert before.end == after.start
@@ -182,27 +192,23 @@ def test_a_moment_gets_the_mean_of_the_windows_that_cover_it():
 
 
 def test_short_stretches_are_one_window():
-    (only,) = _pieces(Stretch(0, np.full(8000, 2, np.float32)), levels, 0.0)
+    (only,) = pieces_of(np.full(8000, 2, np.float32))
     assert (only.start, only.end, only.label) == (0, 8000, 1)
 
 
 def test_a_last_window_ends_with_the_stretch():
-    seen = []
-
-    def classify(windows):
-        seen.extend(len(window) for window in windows)
-        return levels(windows)
-
-    pieces = list(_pieces(Stretch(0, np.zeros(70_400, np.float32)), classify, 0.0))
-    assert seen == [48_000] * 3
-    assert pieces[-1].end == 70_400
+    stretch = Stretch(0, np.zeros(70_400, np.float32))
+    starts, ends = stretch.windows()
+    assert (ends - starts).tolist() == [48_000] * 3
+    assert ends[-1] == 70_400
+    assert pieces_of(stretch.samples)[-1].end == 70_400
 
 
 def test_less_probable_than_wanted_is_unsure():
     samples = np.zeros(3 * SAMPLE_RATE, np.float32)
     samples[: len(samples) * 2 // 5] = 2.0  # low has 0.6
-    (sure,) = _pieces(Stretch(0, samples), levels, 0.59)
-    (unsure,) = _pieces(Stretch(0, samples), levels, 0.61)
+    (sure,) = pieces_of(samples, 0.59)
+    (unsure,) = pieces_of(samples, 0.61)
     assert (sure.label, unsure.label) == (0, -1)
 
 
@@ -239,12 +245,12 @@ def test_neighbours_of_a_label_are_one_only_where_they_touch():
 
 def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
     soundfile.write(tmp_path / "clip.wav", np.zeros(24_000), 8000)
-    found = predict_file(str(tmp_path / "clip.wav"), CLASSES, levels)
+    found = predict_file(str(tmp_path / "clip.wav"), CLASSES, list, levels)
     assert (found.seconds, found.classes) == (3.0, CLASSES)
     (segment,) = found.segments
     assert segment == (0.0, 3.0, "low", 1.0, (1.0, 0.0))
     unsure = predict_file(
-        str(tmp_path / "clip.wav"), CLASSES, lambda w: np.full((1, 2), 0.5), abstain=0.6
+        str(tmp_path / "clip.wav"), CLASSES, list, lambda w: np.full((1, 2), 0.5), abstain=0.6
     )
     assert unsure.segments[0][2:4] == (UNSURE, 0.5)
 
@@ -252,7 +258,7 @@ def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
 def test_a_long_file_without_speech_has_no_segments(tmp_path):
     soundfile.write(tmp_path / "quiet.wav", np.zeros(20 * 8000), 8000)
     told = []
-    found = predict_file(str(tmp_path / "quiet.wav"), CLASSES, levels, report=told.append)
+    found = predict_file(str(tmp_path / "quiet.wav"), CLASSES, list, levels, report=told.append)
     assert found.segments == ()
     assert found.seconds == 20
     assert told[-1] == 20
@@ -262,7 +268,7 @@ def test_a_long_file_without_speech_has_no_segments(tmp_path):
 def test_a_file_without_a_sample_at_our_rate_is_refused(tmp_path):
     soundfile.write(tmp_path / "one.wav", np.ones(1), 48_000)
     with pytest.raises(AudioError, match="empty"):
-        predict_file(str(tmp_path / "one.wav"), CLASSES, levels)
+        predict_file(str(tmp_path / "one.wav"), CLASSES, list, levels)
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +281,7 @@ def recording(trained, tmp_path_factory):
 
 def test_the_envelope_is_the_waveforms(recording):
     path, samples, _ = recording
-    found = predict_file(str(path), CLASSES, levels)
+    found = predict_file(str(path), CLASSES, list, levels)
     assert len(found.envelope) == -(-len(samples) // 512)
     peaks = [np.abs(samples[i : i + 512]).max() for i in range(0, len(samples), 512)]
     np.testing.assert_allclose(found.envelope, peaks, atol=1e-4)  # 16-bit FLAC
@@ -296,7 +302,7 @@ def test_true_answers_give_the_true_boundaries(tmp_path, trained):
         high = np.array([np.mean(window * 4096 % 1 > 0.25) for window in windows])
         return np.stack([1 - high, high], axis=1)
 
-    found = predict_file(str(tmp_path / "a.wav"), CLASSES, classify)
+    found = predict_file(str(tmp_path / "a.wav"), CLASSES, list, classify)
     labels = [segment.label for segment in found.segments]
     assert labels == sorted(labels, reverse=True)  # low, then high
     after = labels.index("high")
@@ -336,6 +342,26 @@ def test_a_timeline_of_real_answers(recording, trained, start):
         assert sum(segment.probabilities) == pytest.approx(1, abs=1e-5)
 
 
+def test_stretches_are_described_elsewhere_in_their_order_and_not_too_far_ahead():
+    running = []
+
+    def stretches():
+        for number in range(3 * AHEAD):
+            running.append(number)
+            yield Stretch(number, np.full(CHUNK, number, np.float32))
+
+    def describe(windows):
+        time.sleep(0.005 * (windows[0][0] % 3 == 0))  # the next ones are done before
+        return windows
+
+    with ThreadPoolExecutor(2) as executor:
+        described = _described(stretches(), describe, executor)
+        for number, (stretch, (window,)) in enumerate(described):
+            assert stretch.start == window[0] == number
+            assert len(running) <= number + AHEAD
+    assert number == 3 * AHEAD - 1
+
+
 def test_memory_does_not_grow_with_the_length(tmp_path, recording):
     _, samples, _ = recording
     peaks = []
@@ -343,7 +369,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, recording):
         path = tmp_path / f"{repeats}.wav"
         soundfile.write(path, np.tile(samples, repeats), SAMPLE_RATE)
         tracemalloc.start()
-        predict_file(str(path), CLASSES, levels)
+        predict_file(str(path), CLASSES, list, levels)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -353,4 +379,4 @@ def test_a_recording_that_is_cut_short_is_an_error(tmp_path, recording):
     raw = recording[0].read_bytes()
     (tmp_path / "cut.flac").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(AudioError, match="truncated"):
-        predict_file(str(tmp_path / "cut.flac"), CLASSES, levels)
+        predict_file(str(tmp_path / "cut.flac"), CLASSES, list, levels)

