@@ -9,6 +9,8 @@ from absl import flags
 
 from data_prep.console import UserError
 
+NO_TARGET = "none"
+"""The --target that leaves every language to meta-training, and no test."""
 BATCH_NORM_MODES = ("transductive", "inductive")
 LEAK_GUARDS = ("none", "speaker", "scene")
 NETWORKS = ("cnn", "cnn_lstm", "fourier")
@@ -30,7 +32,8 @@ class Config:
     data: tuple[str, ...] = _setting((), "prepared .npz files or patterns of them, comma-separated")
     target: str = _setting(
         "",
-        "language held out of meta-training and tested, or a corpus of it that is tested alone",
+        "language held out of meta-training and tested, or a corpus of it that is tested alone; "
+        "none: all are trained on, for enrolment, and nothing is tested",
     )
     method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
     support: str = _setting(

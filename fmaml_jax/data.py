@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, Int, Shaped
 from data_prep.console import UserError
 from data_prep.dataset import NO_LANGUAGE
 from data_prep.shards import load_corpora
+from fmaml_jax.config import NO_TARGET
 
 SHRINKAGE = 0.7
 """Of the whitening; chosen on Polish as the target. 0.5 to 0.9 are within a point of it."""
@@ -117,7 +118,8 @@ def split_clips(
     Args:
         clips: all clips.
         target: the language held out of meta-training, or a corpus: then its clips alone are
-            tested, and no clip of its language is trained on.
+            tested, and no clip of its language is trained on; or `NO_TARGET`: all languages are
+            trained on, and there is no test.
         emotions: the N classes to adapt.
         fixed: the F fixed classes.
         val_fraction: least share of each class's clips, of each source language, in validation;
@@ -132,7 +134,7 @@ def split_clips(
     languages = sorted(set(clips.languages[spoken]))
     found = f"found {', '.join(languages) or 'none'} in --data"
     tested = spoken & ((clips.languages if target in languages else clips.corpora) == target)
-    if not tested.any():
+    if target != NO_TARGET and not tested.any():
         raise UserError(f"--target={target} has no clips; {found}")
     sources = [name for name in languages if name not in clips.languages[tested]]
     if not sources:
@@ -168,7 +170,9 @@ def split_clips(
             for name, domain in domains.items()
             if val_fraction
         },
-        test={target: pool(tested, 2, np.isin(clips.languages, clips.languages[tested]))},
+        test={target: pool(tested, 2, np.isin(clips.languages, clips.languages[tested]))}
+        if tested.any()
+        else {},
         groups=groups,
     )
 

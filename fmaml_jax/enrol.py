@@ -94,7 +94,7 @@ def _meaning(item: str) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/best.cfg.")
+    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
     flags.DEFINE_string(
         "support", "", "A folder for each label, or a CSV: file,label[,start,end,speaker]."
     )

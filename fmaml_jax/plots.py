@@ -21,9 +21,12 @@ def convergence(path: Path, results: dict) -> None:
         results: the content of `results.json`.
     """
     curve = results["curve"]
-    figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharey="row", layout="constrained")
+    tested = "episodes" in results
+    figure, axes = plt.subplots(
+        2, 1 + tested, figsize=(9, 6), sharey="row", layout="constrained", squeeze=False
+    )
     for row, quantity in enumerate(("loss", "accuracy")):
-        by_step, by_inner_step = axes[row]
+        by_step = axes[row, 0]
         by_step.plot(curve["step"], curve[quantity], color=TRAIN, label="training tasks")
         if curve.get("val_step"):
             by_step.plot(
@@ -34,24 +37,25 @@ def convergence(path: Path, results: dict) -> None:
                 markersize=3,
                 label="held-out source speakers",
             )
+        by_step.set_ylabel(f"query {quantity}")
         for mode, colour, style in (
             ("transductive", TRANSDUCTIVE, "o-"),
             ("inductive", INDUCTIVE, "s--"),
         ):
-            by_inner_step.plot(
-                results[mode]["by_inner_step"][quantity], style, color=colour, label=mode
-            )
-        by_step.set_ylabel(f"query {quantity}")
-    for axis in axes[1]:
-        axis.axhline(results["chance"], color="grey", linestyle=":", linewidth=1)
-        axis.set_ylim(0, 1)
+            if tested:
+                axes[row, 1].plot(
+                    results[mode]["by_inner_step"][quantity], style, color=colour, label=mode
+                )
     axes[0, 0].legend()
-    axes[0, 1].legend(title="batch norm")
     axes[0, 0].set_title("meta-training")
-    axes[0, 1].set_title(f"adaptation to {results['target']}, {results['episodes']} episodes")
     axes[1, 0].set_xlabel("meta-step")
-    axes[1, 1].set_xlabel("inner step")
+    if tested:
+        axes[0, 1].legend(title="batch norm")
+        axes[0, 1].set_title(f"adaptation to {results['target']}, {results['episodes']} episodes")
+        axes[1, 1].set_xlabel("inner step")
     for axis in axes[1]:
+        axis.set_ylim(0, 1)
+        axis.axhline(results["chance"], color="grey", linestyle=":", linewidth=1)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.text(
             1,

@@ -3,12 +3,12 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from data_prep.console import UserError, progress
 from fmaml_jax import evaluate, plots
-from fmaml_jax.config import BATCH_NORM_MODES, Config
+from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET, Config
 from fmaml_jax.data import (
     Clips,
     Split,
@@ -28,10 +28,19 @@ from fmaml_jax.data import (
     standard_scale,
     whitening_scale,
 )
-from fmaml_jax.devices import any_process, first_process, make_layout, replicated, together
+from fmaml_jax.devices import (
+    Layout,
+    any_process,
+    first_process,
+    make_layout,
+    replicated,
+    together,
+)
 from fmaml_jax.episodes import Episodes, TaskShape, require_division, sample, validation_tasks
 from fmaml_jax.evaluate import Predictions
 from fmaml_jax.learners import find_method, functionals
+from fmaml_jax.learners.interface import Learner
+from fmaml_jax.maml import Params
 from fmaml_jax.model import input_frames, make_model, pool_time
 from fmaml_jax.run_folder import describe, run_folder, seed_folders, write_json
 from fmaml_jax.train import ADVICE, NonFiniteLossError, init_seeds, learning_curve, train
@@ -111,7 +120,12 @@ def run(config: Config) -> list[dict[str, Any]]:
         UserError: method, data or run folder cannot be used.
         NonFiniteLossError, InterruptedRunError: see `train`.
     """
-    find_method(config)  # refuses before any work
+    method, _ = find_method(config)  # refuses before any work
+    if config.target == NO_TARGET and not (method.network and method.uses_sources):
+        raise UserError(
+            f"--method={config.method} trains no network on the sources, so that --target="
+            f"{NO_TARGET} would leave nothing; choose another method, or a target"
+        )
     folder = Path(config.run_dir)
     files = [seed_folder / "results.json" for seed_folder in seed_folders(folder, config)]
     with contextlib.ExitStack() as held:
@@ -130,78 +144,64 @@ def run(config: Config) -> list[dict[str, Any]]:
     return results
 
 
+class Learned(NamedTuple):
+    """What meta-training left, and what it takes to test it.
+
+    Attributes:
+        learner, layout, predict_batch: see `train`.
+        params: of each seed, stacked.
+        features: of all clips, scaled, on the device.
+        selections: how each seed's state was selected; None where there was nothing to train.
+    """
+
+    learner: Learner
+    layout: Layout
+    predict_batch: Callable[..., tuple[Array, Array]]
+    params: Params
+    features: Float[Array, "clips time coeffs"]
+    selections: list[dict[str, Any] | None]
+
+
 def _train_and_evaluate(
     config: Config, clips: Clips, split: Split, folder: Path
 ) -> list[dict[str, Any]]:
     method, support = find_method(config)
-    _, test_shape = task_shapes(config)
-    tested = [_test_episodes(split, test_shape, seed, config.episodes) for seed in config.seeds]
-    pictured = [_with_support_as_query(episodes) for episodes in tested]
-    if method.network:
-        by_mode, outputs, selections = _meta_learn(config, clips, split, folder, pictured)
-    else:
-        classified = evaluate.make_classify(
-            method.make,
-            functionals.time_statistics(clips.features),
-            split.train,
-            len(config.emotions),
-        )
-        with progress("evaluation", config.episodes * len(config.seeds), " episodes") as bar:
-            predictions = [
-                evaluate.classify_episodes(classified, episodes, bar.update) for episodes in tested
-            ]
-        by_mode = dict.fromkeys(BATCH_NORM_MODES, predictions)
-        outputs = [classified(episode) for episode in pictured]
-        selections = [None for _ in config.seeds]
-
-    # ---- results of each seed
-    results = []
-    for i, seed in enumerate(config.seeds):
-        results.append(
-            {
-                "method": config.method,
-                "support": support,
-                "knows_fixed_classes": support == "all" or method.uses_sources,
-                "target": config.target,
-                "leak_guard": config.leak_guard,
-                "shots": config.shots,
-                "ways": len(config.emotions),
-                "fixed": len(config.fixed),
-                "seed": seed,
-                "episodes": config.episodes,
-                "query_per_class": config.test_query_per_class,
-                "query_per_fixed_class": config.test_query_per_fixed_class,
-                "selection": selections[i],
-                "classes": list(config.classes),
-                "chance": round(1 / len(config.classes), 6),
-                "fixed_class_sources": _fixed_class_sources(config, clips, split),
-                "query_hash": _query_hash(clips, tested[i]),
-                **{
-                    mode: evaluate.summarise(found[i], config.classes, len(config.emotions))
-                    for mode, found in by_mode.items()
-                },
-                "embedding": _embedding(outputs[i][-1], pictured[i]),
-            }
-        )
+    learned = _meta_learn(config, clips, split, folder) if method.network else None
+    results = [
+        {
+            "method": config.method,
+            "support": support,
+            "knows_fixed_classes": support == "all" or method.uses_sources,
+            "target": config.target,
+            "leak_guard": config.leak_guard,
+            "shots": config.shots,
+            "ways": len(config.emotions),
+            "fixed": len(config.fixed),
+            "seed": seed,
+            "selection": learned.selections[i] if learned else None,
+            "classes": list(config.classes),
+            "chance": round(1 / len(config.classes), 6),
+        }
+        for i, seed in enumerate(config.seeds)
+    ]
+    if split.test:
+        for of_seed, figures in zip(results, _test(config, clips, split, learned), strict=True):
+            of_seed |= figures
     if first_process():
         for seed_folder, of_seed in zip(seed_folders(folder, config), results, strict=True):
             seed_folder.mkdir(exist_ok=True)
             of_seed["curve"] = learning_curve(seed_folder)
             if of_seed["curve"]:
                 plots.convergence(seed_folder / "convergence.png", of_seed)
-            plots.confusion(seed_folder / "confusion.png", config.classes, of_seed)
+            if split.test:
+                plots.confusion(seed_folder / "confusion.png", config.classes, of_seed)
             # The last, since it marks the run as finished.
             write_json(seed_folder / "results.json", of_seed)
     print(f"Results and pictures are in {folder}/")
     return results
 
 
-def _meta_learn(
-    config: Config, clips: Clips, split: Split, folder: Path, pictured: Sequence[Episodes]
-) -> tuple[dict[str, list[Predictions]], list[Array], list[dict[str, Any] | None]]:
-    """Predictions of each batch-norm mode and seed; each seed's inductive outputs for its episode
-    of `pictured`; how each seed's state was selected.
-    """
+def _meta_learn(config: Config, clips: Clips, split: Split, folder: Path) -> Learned:
     # ---- features, on the device
     pooled = pool_time(clips.features, input_frames(config.network))
     if config.scaling == "whiten":
@@ -213,7 +213,7 @@ def _meta_learn(
 
     # ---- meta-training
     method, support = find_method(config)
-    training_shape, test_shape = task_shapes(config)
+    training_shape, _ = task_shapes(config)
     learner = method.make(
         replace(config, support=support),
         make_model(len(config.classes), features.shape[2], config.filters, config.network),
@@ -248,16 +248,55 @@ def _meta_learn(
         print(f"{config.method} learns from the target's support alone", flush=True)
         params = jax.device_put(init_seeds(learner, config.seeds), replicated(layout.mesh))
         selections = [None for _ in config.seeds]
+    return Learned(learner, layout, predict_batch, params, features, selections)
 
-    # ---- evaluation on the target language
+
+def _test(
+    config: Config, clips: Clips, split: Split, learned: Learned | None
+) -> list[dict[str, Any]]:
+    """What `results.json` says of each seed's test; `learned` is None without a network."""
+    _, shape = task_shapes(config)
+    tested = [_test_episodes(split, shape, seed, config.episodes) for seed in config.seeds]
+    pictured = [_with_support_as_query(episodes) for episodes in tested]
+    if learned:
+        by_mode, outputs = _test_learner(config, split, learned, shape, pictured)
+    else:
+        by_mode, outputs = _test_classifier(config, clips, split, tested, pictured)
+    return [
+        {
+            "episodes": config.episodes,
+            "query_per_class": config.test_query_per_class,
+            "query_per_fixed_class": config.test_query_per_fixed_class,
+            "fixed_class_sources": _fixed_class_sources(config, clips, split),
+            "query_hash": _query_hash(clips, tested[i]),
+            **{
+                mode: evaluate.summarise(found[i], config.classes, len(config.emotions))
+                for mode, found in by_mode.items()
+            },
+            "embedding": _embedding(outputs[i][-1], pictured[i]),
+        }
+        for i in range(len(config.seeds))
+    ]
+
+
+def _test_learner(
+    config: Config,
+    split: Split,
+    learned: Learned,
+    shape: TaskShape,
+    pictured: Sequence[Episodes],
+) -> tuple[dict[str, list[Predictions]], list[Array]]:
+    """Predictions of each batch-norm mode and seed; each seed's inductive outputs for its episode
+    of `pictured`.
+    """
     with progress("evaluation", config.episodes, " episodes") as bar:
         by_mode = evaluate.predict_episodes(
-            predict_batch,
-            layout,
-            params,
-            features,
+            learned.predict_batch,
+            learned.layout,
+            learned.params,
+            learned.features,
             split.test,
-            test_shape,
+            shape,
             seeds=config.seeds,
             split="test",
             episodes=config.episodes,
@@ -268,13 +307,37 @@ def _meta_learn(
     for mode, of_seeds in by_mode.items():
         if not all(np.isfinite(found.logits).all() for found in of_seeds):
             raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
+    predict = jax.jit(partial(evaluate.predict, learned.learner, modes=("inductive",)))
     outputs = [
-        jax.jit(partial(evaluate.predict, learner, modes=("inductive",)))(
-            jax.tree.map(itemgetter(i), params), evaluate.gather(features, episode)
+        predict(
+            jax.tree.map(itemgetter(i), learned.params),
+            evaluate.gather(learned.features, episode),
         )[0]
         for i, episode in enumerate(pictured)
     ]
-    return by_mode, outputs, selections
+    return by_mode, outputs
+
+
+def _test_classifier(
+    config: Config,
+    clips: Clips,
+    split: Split,
+    tested: Sequence[Episodes],
+    pictured: Sequence[Episodes],
+) -> tuple[dict[str, list[Predictions]], list[Float[np.ndarray, "steps clips classes"]]]:
+    """The same of a method without a network, which has no batch norm."""
+    method, _ = find_method(config)
+    classified = evaluate.make_classify(
+        method.make,
+        functionals.time_statistics(clips.features),
+        split.train,
+        len(config.emotions),
+    )
+    with progress("evaluation", config.episodes * len(config.seeds), " episodes") as bar:
+        predictions = [
+            evaluate.classify_episodes(classified, episodes, bar.update) for episodes in tested
+        ]
+    return dict.fromkeys(BATCH_NORM_MODES, predictions), [classified(each) for each in pictured]
 
 
 def _test_episodes(split: Split, shape: TaskShape, seed: int, episodes: int) -> Episodes:
@@ -337,6 +400,8 @@ def table(results: dict[str, Any]) -> str:
     run_name = (
         f"{results['method']}, {results['target']}, {results['shots']}-shot, seed {results['seed']}"
     )
+    if results["target"] == NO_TARGET:
+        return f"{run_name}: trained on all languages, tested on none"
     rows = [("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")]
     for mode in BATCH_NORM_MODES:
         shown = [(run_name, results[mode])]

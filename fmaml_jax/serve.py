@@ -652,7 +652,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/best.cfg.")
+    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for the network.")
     flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)
     console.run(main)

@@ -9,6 +9,7 @@ import pytest
 from data_prep.console import UserError
 from data_prep.dataset import Shard, load, save
 from fmaml_jax import data
+from fmaml_jax.config import NO_TARGET
 from fmaml_jax.data import (
     Clips,
     Split,
@@ -56,6 +57,14 @@ def test_target_is_in_the_test_alone(clips):
     for part in (split.train, split.val):
         used = np.concatenate([np.concatenate(pool) for pool in part.values()])
         assert "cc" not in clips.languages[used]
+
+
+def test_without_a_target_all_languages_are_trained_on_and_nothing_is_tested(clips, many):
+    split = deal(clips, target=NO_TARGET)
+    assert not split.test
+    assert set(split.train) == set(split.val) == {"aa", "bb", "cc"}
+    whole = deal(many, target=NO_TARGET, val_fraction=0, task_domain="corpus").train
+    assert {name.split("/")[1] for name in whole} == {"one", "two", "three", "four", "five"}
 
 
 def test_no_clip_is_in_two_parts(clips):

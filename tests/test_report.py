@@ -342,6 +342,7 @@ def test_damaged_unfinished_and_duplicate_runs_are_named(tmp_path):
     cut = json.loads((short / "results.json").read_text())["inductive"]
     cut["by_episode"]["uar"].pop()
     change(short, inductive=cut)
+    change(make_run(tmp_path / "start"), target="none")
     change(make_run(tmp_path / "twin"), chance=0.2)
     runs, remarks = collect([str(tmp_path)])
     assert [run.path for run in runs] == [str(good)]
@@ -354,6 +355,7 @@ def test_damaged_unfinished_and_duplicate_runs_are_named(tmp_path):
         ("damaged", "short"),
         ("duplicate", "twin"),
         ("unfinished", "unfinished"),
+        ("untested", "start"),
     ]
     reasons = {Path(remark.subject).name: remark.reason for remark in remarks}
     assert "shots 10 where config.json says 5" in reasons["moved"]

@@ -167,6 +167,19 @@ def test_method_and_support_that_do_not_fit_are_refused(config):
         run(replace(config, method="magic"))
 
 
+def test_without_a_target_nothing_is_tested(config, capsys):
+    config = replace(config, target="none")
+    [results] = run(config)
+    assert "trained on all languages, tested on none" in capsys.readouterr().out
+    assert results["selection"]["languages"] == ["aa", "bb", "cc"]
+    assert "inductive" not in results
+    assert (Path(config.run_dir) / "convergence.png").exists()
+    assert not (Path(config.run_dir) / "confusion.png").exists()
+    assert run(config) == [results]
+    with pytest.raises(UserError, match="--method=functionals_pooled trains no network on the"):
+        run(replace(config, method="functionals_pooled"))
+
+
 def test_finished_run_is_not_done_again(config):
     [results] = run(config)
     stamp = (Path(config.run_dir) / "results.json").stat().st_mtime_ns

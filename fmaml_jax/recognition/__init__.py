@@ -2,7 +2,7 @@
 
     from fmaml_jax.recognition import enrol, load, predict, save
 
-    recogniser = enrol("runs/polish", "clips/")      # a folder for each emotion, or a CSV
+    recogniser = enrol("runs/start", "clips/")       # a folder for each emotion, or a CSV
     print(recogniser.estimate.accuracy, recogniser.warnings)
     save("my.model", recogniser)
     prediction = predict(load("my.model"), "call.wav")
@@ -41,7 +41,7 @@ def enrol(
     """Adapts a meta-trained network to labelled clips.
 
     Args:
-        checkpoint: the folder of a finished run of `experiments/best.cfg`, or what `load_start`
+        checkpoint: the folder of a finished run of `experiments/start.cfg`, or what `load_start`
             made of it.
         support: a folder that has a folder for each label; or a CSV with the columns file and
             label and, if wanted, start and end (seconds within the file) and speaker; or clips that

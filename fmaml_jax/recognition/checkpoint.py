@@ -60,7 +60,7 @@ def load_start(run_dir: str | Path) -> Start:
             cannot be enrolled, or was written by another version.
     """
     folder = Path(run_dir)
-    advice = "give the folder of a run of `--flagfile=experiments/best.cfg`"
+    advice = "give the folder of a run of `--flagfile=experiments/start.cfg`"
     try:
         record = json.loads((folder / "config.json").read_text())
         settings = recorded_settings(record)

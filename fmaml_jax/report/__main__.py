@@ -3,7 +3,7 @@
 A RUN_DIR is a run folder or a folder that holds some, at any depth. DIR gets report.html, which
 needs no other file, tables.md, each table in tables/ (Markdown, CSV, LaTeX) and each figure in
 figures/ (PNG, SVG). It is written whole or not at all, in place of an earlier report. Runs that
-are damaged, unfinished, there twice or not comparable are named and left out.
+are damaged, unfinished, untested, there twice or not comparable are named and left out.
 """
 
 import contextlib

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_prep.console import UserError
-from fmaml_jax.config import BATCH_NORM_MODES
+from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET
 from fmaml_jax.learners import METHODS
 from fmaml_jax.run_folder import recorded_settings
 
@@ -217,6 +217,9 @@ def read(folder: Path) -> Iterator[Run | Remark]:
             continue
         try:
             results = json.loads((seed_folder / "results.json").read_text())
+            if results["target"] == NO_TARGET:
+                yield Remark("untested", name, "it was trained on all languages, for enrolment")
+                continue
             run = Run(
                 path=name,
                 row=Row(
