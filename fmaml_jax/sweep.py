@@ -24,10 +24,10 @@ from fmaml_jax.config import Config, flags_from_config
 from fmaml_jax.run_folder import recorded_settings, seed_folders, settings_of
 from fmaml_jax.train import STOP_SIGNALS
 
-flags.DEFINE_list("targets", [], "values of --target; none: the flagfile's")
-flags.DEFINE_list("all_shots", [], "values of --shots; none: the flagfile's")
-flags.DEFINE_list("seeds", [], "values of --seed; none: the flagfile's")
-flags.DEFINE_list("methods", [], "values of --method; none: the flagfile's")
+flags.DEFINE_list("targets", [], "values of --target; not given: the flagfile's")
+flags.DEFINE_list("all_shots", [], "values of --shots; not given: the flagfile's")
+flags.DEFINE_list("seeds", [], "values of --seed; not given: the flagfile's")
+flags.DEFINE_list("methods", [], "values of --method; not given: the flagfile's")
 flags.DEFINE_string("out", "", "folder of the runs' folders")
 flags.DEFINE_enum("cluster", "local", ["local", "slurm"], "where the runs are computed")
 flags.DEFINE_integer("jobs", 1, "runs at a time on this machine", lower_bound=1)
