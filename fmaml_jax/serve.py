@@ -16,7 +16,6 @@ import io
 import os
 import re
 import secrets
-import signal
 import sys
 import tempfile
 import traceback
@@ -644,8 +643,7 @@ def main() -> None:
         raise UserError("--checkpoint is missing; for example --checkpoint=runs/best")
     set_up_compilation()
     start = load_start(args.checkpoint)
-    # What ends a service; as an exception, so that the folder is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    console.unwind_on_termination()  # so that the folder is removed
     with tempfile.TemporaryDirectory(prefix="fmaml_jax_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         serve(make_page(start), args.host, args.port)
