@@ -83,6 +83,7 @@ def test_enrol_says_what_to_think_of_it(enrolled, place):
     assert lines[1].split() == ["gniew", "4", "as", "anger"]
     assert lines[3].split() == ["neutral", "none", "as", "neutral"]
     assert any(line.startswith("Leaving out each clip in turn: ") for line in lines)
+    assert any(line.endswith("; by chance 50%.") for line in lines)  # of two labels
     assert any("'gniew' has 4 clips; 5 or more" in line for line in lines)
     assert lines[-1].startswith(f"{model} is written, after ")
     assert load(model).classes == ("gniew", "sadness", "neutral")
