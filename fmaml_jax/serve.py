@@ -82,6 +82,7 @@ td, .note {overflow-wrap: break-word}
 #out {align-self: flex-end}
 .note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
 .good {border-color: #009E73}
+#recognised .pending {visibility: hidden}
 """
 
 
@@ -347,7 +348,8 @@ def make_page(start: Start) -> gr.Blocks:
             0, 1, 0, step=0.05, label="Unsure below", info="Probability that an answer must have."
         )
         recognise_button = gr.Button("Recognise", variant="primary")
-        recognised = gr.HTML(NOT_RECOGNISED, min_height=90)  # for the progress below it
+        # Its height has room for the progress that is shown in its place.
+        recognised = gr.HTML(NOT_RECOGNISED, min_height=90, elem_id="recognised")
         chances = gr.Label(label="Probabilities", visible=False, show_heading=False)
         segments = gr.Dataframe(
             headers=["from", "to", "emotion", "sure"],
