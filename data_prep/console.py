@@ -31,6 +31,11 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
+def unwind_on_termination() -> None:
+    """From now on SIGTERM, which ends a service or a job, is an exception, as Ctrl-C is."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def run(main: Callable[..., int | None], arguments: bool = False) -> None:
     """Parses the command line into `absl.flags.FLAGS` and exits with what `main` returns.
 

@@ -5,6 +5,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator
 
 _ENVIRONMENT = {
@@ -23,7 +24,7 @@ _ENVIRONMENT = {
 def process_pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
     """A pool of so many processes; they start at once and end with the block."""
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _silence_errors)
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _settle)
     with _inherited():
         for _ in range(processes):
             pool.submit(int)  # a process starts with the first task that finds none idle
@@ -51,6 +52,15 @@ def _inherited() -> Iterator[None]:
         signal.signal(signal.SIGINT, interrupt)
 
 
-def _silence_errors() -> None:
-    """Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself."""
+def _settle() -> None:
+    """Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself.
+
+    A process whose parent is killed would wait for work for ever; here it ends too.
+    """
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

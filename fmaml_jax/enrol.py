@@ -66,7 +66,7 @@ def describe(recogniser: "Recogniser") -> str:
             "",
             f"Leaving out each {estimate.left_out} in turn: {np.trace(estimate.confusion)} of "
             f"{estimate.clips} clips are right, {estimate.accuracy:.0%} (95% interval {low:.0%} to "
-            f"{high:.0%}); by chance {1 / len(answers):.0%}.",
+            f"{high:.0%}); by chance {estimate.chance:.0%}.",
             "",
             _table([("labelled", *answers), *confusion]),
             "",

@@ -68,8 +68,9 @@ def main(arguments: Sequence[str]) -> int:
     if args.pictures:
         require_folder(Path(args.pictures))
     set_up_compilation()
+    console.unwind_on_termination()  # so that neither a helper nor half a file stays
     recogniser = load(args.model)
-    done: list[Prediction] = []
+    done: list[Prediction | None] = []
     started = time.perf_counter()
     # Closed, its progress ends before an error is said.
     with (
@@ -90,13 +91,14 @@ def main(arguments: Sequence[str]) -> int:
         else:
             with _writing(Path(out)) if out else _standard_output() as file:
                 written.write((prediction for _, prediction in every), file)
-    seconds, took = sum(p.seconds for p in done), time.perf_counter() - started
+    heard = [prediction for prediction in done if prediction]
+    seconds, took = sum(p.seconds for p in heard), time.perf_counter() - started
     print(
-        f"{len(done)} file{'s' * (len(done) > 1)}, {seconds:,.0f} s of sound in {took:.1f} s: "
+        f"{len(heard)} file{'s' * (len(heard) > 1)}, {seconds:,.0f} s of sound in {took:.1f} s: "
         f"{seconds / took:.0f} times real time",
         file=sys.stderr,
     )
-    return 0 if len(done) == len(recordings) else 2
+    return 0 if len(heard) == len(done) else 2
 
 
 def find_recordings(arguments: Sequence[str]) -> list[Recording]:
@@ -178,9 +180,12 @@ def _predictions(
     abstain: float,
     helpers: Executor | None,
     pictures: str,
-    done: list["Prediction"],
+    done: list["Prediction | None"],
 ) -> Iterator[tuple[Recording, "Prediction"]]:
-    """Predicts one recording after the other; says what is wrong with one and goes on."""
+    """Predicts one recording after the other; says what is wrong with one and goes on.
+
+    `done` gets each prediction, and None for what cannot be used.
+    """
     from fmaml_jax.recognition import predict
     from fmaml_jax.recognition.pictures import draw_timeline, save_picture
 
@@ -197,6 +202,7 @@ def _predictions(
                 )
             except UserError as error:
                 _say(bar, f"error: {error}")
+                done.append(None)
                 continue
             for warning in prediction.warnings:
                 _say(bar, f"warning: {recording.path}: {warning}")

@@ -16,7 +16,6 @@ import io
 import os
 import re
 import secrets
-import signal
 import sys
 import tempfile
 import traceback
@@ -41,7 +40,7 @@ from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.pictures import draw_estimate, draw_timeline, png
 from fmaml_jax.recognition.support import LabelledClip, describe_findings, read_clip_as
-from fmaml_jax.recognition.timeline import CLIP_SECONDS
+from fmaml_jax.recognition.timeline import CLIP_SECONDS, UNSURE
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio reads it
 try:
@@ -83,6 +82,7 @@ td, .note {overflow-wrap: break-word}
 #out {align-self: flex-end}
 .note {border-left: 4px solid #D55E00; padding: 0.4em 0.8em; margin: 0.3em 0}
 .good {border-color: #009E73}
+#recognised .pending {visibility: hidden}
 """
 
 
@@ -129,6 +129,7 @@ def make_page(start: Start) -> gr.Blocks:
             gr.update(visible=bool(session.clips)),
             gr.update(visible=not session.clips),
             gr.update(choices=[*known, *(label for label in counts if label not in known)]),
+            gr.skip() if session.recogniser else NOT_ENROLLED,
         ]
 
     def add(
@@ -194,7 +195,7 @@ def make_page(start: Start) -> gr.Blocks:
         ]
         return show_clips(session, "")
 
-    def learn(answered: Sequence[str], request: gr.Request) -> str:
+    def learn(answered: Sequence[str], request: gr.Request) -> list[Any]:
         session = session_of(request)
         labels = {clip.label for clip in session.clips}
         session.recogniser = enrol(
@@ -207,22 +208,27 @@ def make_page(start: Start) -> gr.Blocks:
             },
             without=[name for name in start.fixed if name not in answered],
         )
-        return _enrolled(session.recogniser)
+        return [_enrolled(session.recogniser), *not_recognised()]
 
-    def take_model(path: str | None, request: gr.Request) -> str:
+    def take_model(path: str | None, request: gr.Request) -> list[Any]:
         session = session_of(request)
         if not path:
-            return ""
+            raise UserError("give the file of a model first")
         try:
             session.recogniser = load(path)
         except UserError as error:
             raise UserError(str(error).replace(path, Path(path).name)) from error
         finally:
             Path(path).unlink(missing_ok=True)
-        return _enrolled(session.recogniser)
+        return [_enrolled(session.recogniser), *not_recognised()]
 
-    def hold(path: str | None, request: gr.Request) -> None:
+    def hold(path: str | None, request: gr.Request) -> list[Any]:
         _keep(session_of(request), Path(path) if path else None)
+        return not_recognised()
+
+    def not_recognised() -> list[Any]:
+        """Step 3 without a result, where the last one was of another recording or model."""
+        return [NOT_RECOGNISED, gr.update(visible=False), gr.update(visible=False)]
 
     def recognise(
         path: str | None,
@@ -327,7 +333,7 @@ def make_page(start: Start) -> gr.Blocks:
         enrol_button = gr.Button("Enrol", variant="primary")
         with gr.Accordion("Or load a model that was saved earlier", open=False):
             model = gr.File(label="Model file", file_count="single", height=120, elem_id="model")
-        enrolled = gr.HTML(_hint("Give clips of two or more emotions, then press Enrol."))
+        enrolled = gr.HTML(NOT_ENROLLED)
 
         gr.Markdown("## 3. Recognise")
         recording = gr.Audio(
@@ -342,13 +348,8 @@ def make_page(start: Start) -> gr.Blocks:
             0, 1, 0, step=0.05, label="Unsure below", info="Probability that an answer must have."
         )
         recognise_button = gr.Button("Recognise", variant="primary")
-        recognised = gr.HTML(
-            _hint(
-                f"Up to {CLIP_SECONDS:g} seconds are one clip; of a longer recording you get a "
-                "timeline."
-            ),
-            min_height=90,  # for the progress below it
-        )
+        # Its height has room for the progress that is shown in its place.
+        recognised = gr.HTML(NOT_RECOGNISED, min_height=90, elem_id="recognised")
         chances = gr.Label(label="Probabilities", visible=False, show_heading=False)
         segments = gr.Dataframe(
             headers=["from", "to", "emotion", "sure"],
@@ -362,26 +363,28 @@ def make_page(start: Start) -> gr.Blocks:
 
         # ---- what happens when
         private = {"api_visibility": "private"}
-        step_1 = [said, table, chosen, out, examples, label]
-        adds = {"outputs": [files, microphone, *step_1], **private}
+        first, second = ({"show_progress_on": place, **private} for place in (said, enrolled))
+        step_1 = [said, table, chosen, out, examples, label, enrolled]
+        step_3 = [recognised, chances, segments]
+        adds = {"outputs": [files, microphone, *step_1], **first}
         naming = [label, meaning, speaker]
         added = _in_words(add, said, [files, microphone, *step_1])
         files.upload(added, [*naming, files], **adds)
         microphone.stop_recording(added, [*naming, microphone], **adds)
         label.change(show_meaning, label, meaning, **private)
-        meaning.input(_in_words(set_meaning, said, step_1), [label, meaning], step_1, **private)
+        meaning.input(_in_words(set_meaning, said, step_1), [label, meaning], step_1, **first)
         examples.click(
             _in_words(add_examples, said, [*step_1, recording]),
             None,
             [*step_1, recording],
             concurrency_limit=1,  # the synthesiser speaks in one thread at a time
-            **private,
+            **first,
         )
-        out.click(_in_words(take_out, said, step_1), chosen, step_1, **private)
-        enrol_button.click(_in_words(learn, enrolled, [enrolled]), answered, enrolled, **private)
-        model.upload(_in_words(take_model, enrolled, [enrolled]), model, enrolled, **private)
-        recording.change(hold, recording, **private)
-        step_3 = [recognised, chances, segments]
+        out.click(_in_words(take_out, said, step_1), chosen, step_1, **first)
+        enrols = [enrolled, *step_3]
+        enrol_button.click(_in_words(learn, enrolled, enrols), answered, enrols, **second)
+        model.upload(_in_words(take_model, enrolled, enrols), model, enrols, **second)
+        recording.change(hold, recording, step_3, show_progress="hidden", **private)
         recognise_button.click(
             _in_words(recognise, recognised, step_3), [recording, abstain], step_3, **private
         )
@@ -537,6 +540,11 @@ NO_CLIPS = _hint(
     "then the next emotion. Two emotions are the least."
 )
 
+NOT_ENROLLED = _hint("Give clips of two or more emotions, then press Enrol.")
+NOT_RECOGNISED = _hint(
+    f"Up to {CLIP_SECONDS:g} seconds are one clip; of a longer recording you get a timeline."
+)
+
 
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'s' * (number != 1)}"
@@ -571,7 +579,7 @@ def _enrolled(recogniser: Recogniser) -> str:
                 f"Enrolled {', '.join(recogniser.classes)}. Leaving out each {estimate.left_out} "
                 f"in turn, {estimate.accuracy:.0%} of {_count(estimate.clips, 'clip')} are "
                 f"recognised (95% interval {low:.0%} to {high:.0%}; chance "
-                f"{1 / len(recogniser.classes):.0%}).",
+                f"{estimate.chance:.0%}).",
                 good=True,
             ),
             *map(_note, recogniser.warnings),
@@ -589,7 +597,9 @@ def _recognised(prediction: Prediction) -> str:
     picture = _picture(draw_timeline(prediction), "Timeline: emotions over the waveform")
     if prediction.seconds <= CLIP_SECONDS:
         segment, picture = prediction.segments[0], ""  # its probabilities say more
-        headline = f"{segment.label}, with a probability of {segment.confidence:.0%}"
+        best = prediction.classes[int(np.argmax(segment.probabilities))]
+        unsure = f"{UNSURE}: most probably " if segment.label == UNSURE else ""
+        headline = f"{unsure}{best}, with a probability of {segment.confidence:.0%}"
     elif labels:
         headline = "Heard " + ", ".join(
             f"{label} for {seconds:.0f} s" for label, seconds in labels.most_common()
@@ -615,13 +625,19 @@ def _recognised(prediction: Prediction) -> str:
 def _rows(prediction: Prediction) -> list[list[str]]:
     return [
         [
-            f"{segment.start:.1f} s",
-            f"{segment.end:.1f} s",
+            _clock(segment.start),
+            _clock(segment.end),
             segment.label,
             f"{segment.confidence:.0%}",
         ]
         for segment in prediction.segments
     ]
+
+
+def _clock(seconds: float) -> str:
+    """As the player and the timeline count, with tenths."""
+    minutes, tenths = divmod(round(10 * seconds), 600)
+    return f"{minutes}:{tenths / 10:04.1f}"
 
 
 def _picture(figure: Figure, description: str) -> str:
@@ -644,8 +660,7 @@ def main() -> None:
         raise UserError("--checkpoint is missing; for example --checkpoint=runs/best")
     set_up_compilation()
     start = load_start(args.checkpoint)
-    # What ends a service; as an exception, so that the folder is removed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    console.unwind_on_termination()  # so that the folder is removed
     with tempfile.TemporaryDirectory(prefix="fmaml_jax_") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         serve(make_page(start), args.host, args.port)

@@ -1,11 +1,15 @@
 """The two commands as a user runs them: what they print and write, and every bad input."""
 
+import contextlib
 import csv
 import io
 import json
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
@@ -79,6 +83,7 @@ def test_enrol_says_what_to_think_of_it(enrolled, place):
     assert lines[1].split() == ["gniew", "4", "as", "anger"]
     assert lines[3].split() == ["neutral", "none", "as", "neutral"]
     assert any(line.startswith("Leaving out each clip in turn: ") for line in lines)
+    assert any(line.endswith("; by chance 50%.") for line in lines)  # of two labels
     assert any("'gniew' has 4 clips; 5 or more" in line for line in lines)
     assert lines[-1].startswith(f"{model} is written, after ")
     assert load(model).classes == ("gniew", "sadness", "neutral")
@@ -135,6 +140,53 @@ def test_helpers_are_for_long_recordings_and_one_that_is_killed_is_a_sentence(mo
         helpers.submit(os._exit, 1).result()
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_what_is_ended_in_the_middle_leaves_neither_processes_nor_half_a_file(
+    enrolled, place, tmp_path, number
+):
+    samples, rate = soundfile.read(place / "call.wav")
+    soundfile.write(tmp_path / "long.wav", np.resize(samples, 4 * HELP_SECONDS * rate), rate)
+    arguments = [f"--model={enrolled[1]}", f"--out={tmp_path}/out.csv", place / "call.wav"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fmaml_jax.predict", *map(str, arguments), tmp_path / "long.wav"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        wait_until((tmp_path / ".out.csv.tmp").exists)  # the short recording is done
+        process.send_signal(number)
+        process.wait(timeout=30)
+        wait_until(lambda: not is_running(process.pid))
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        said = process.communicate()[1]
+    if number != signal.SIGKILL:  # which nobody can answer
+        assert process.returncode == 128 + number
+        assert os.listdir(tmp_path) == ["long.wav"]
+        assert "Traceback" not in said
+
+
+def wait_until(holds):
+    for _ in range(300):
+        if holds():
+            return
+        time.sleep(0.1)
+    pytest.fail("in vain")
+
+
+def is_running(group):
+    """Whether a process of the group is left; one that has ended but was not waited for is not."""
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # of a process that ends while it is looked at
+            state, _, own = path.read_text().rpartition(")")[2].split()[:3]
+            if int(own) == group and state != "Z":
+                return True
+    return False
+
+
 def test_predict_writes_files_and_pictures(enrolled, place, tmp_path):
     files = [place / "heard", place / "call.wav"]
     model = f"--model={enrolled[1]}"
@@ -187,10 +239,12 @@ def test_nothing_is_written_where_no_file_can_be_used(enrolled, tmp_path):
 
 
 def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
-    pipe = f"{sys.executable} -m fmaml_jax.predict --model='{enrolled[1]}' '{place}/heard' | true"
+    arguments = [sys.executable, "-m", "fmaml_jax.predict", f"--model={enrolled[1]}"]
+    pipe = f"set -o pipefail; {shlex.join([*arguments, f'{place}/heard'])} | true"
     done = subprocess.run(
         ["bash", "-c", pipe], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Error" not in done.stderr
 

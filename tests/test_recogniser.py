@@ -113,7 +113,7 @@ def test_a_new_class_begins_as_probable_as_an_emotion_is_on_average(start, clips
     known, new = adapted(start, clips, **still), adapted(start, renamed, **still)
     assert new.classes == ("anger", "lęk", "sadness", "neutral", "silence")
     assert new.known_as == ("anger", "", "sadness", "neutral", "silence")
-    assert "'lęk' begins as new; where one means fear, say so" in new.warnings[0]
+    assert "'lęk' begins as new; if it means fear, say so" in new.warnings[0]
     assert not known.warnings
     before, after = logits(known, others), logits(new, others)
     np.testing.assert_allclose(after[:, [0, 2, 3, 4]], before[:, [0, 2, 3, 4]], atol=1e-4)

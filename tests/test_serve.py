@@ -25,7 +25,7 @@ from tests.test_prepare import ROOT, SHARED, needs_shared
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="requirements-web.txt is not there")
 pytest.importorskip("gradio", reason="requirements-web.txt is not there")
-from fmaml_jax.serve import LARGEST_UPLOAD, SERVED  # noqa: E402, after what it needs
+from fmaml_jax.serve import LARGEST_UPLOAD, SERVED, _clock  # noqa: E402, after what it needs
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
@@ -182,8 +182,18 @@ def test_from_clips_to_a_timeline(visit, trained, server, tmp_path):
     page.get_by_text("fear, with a probability of").wait_for()
     page.get_by_text("Probabilities").wait_for()
 
+    # Of an answer that is not sure enough it is said which it would be.
+    page.get_by_role("spinbutton").fill("1")
+    page.get_by_role("spinbutton").press("Tab")
+    press(page, "Recognise")
+    page.get_by_text("Unsure: most probably fear, with a probability of").wait_for()
+    page.get_by_role("spinbutton").fill("0")
+    page.get_by_role("spinbutton").press("Tab")
+
     call = joined(speech.paths[:12], tmp_path / "a call.wav")
     page.get_by_label("Clear").last.click()
+    page.get_by_text("Up to 15 seconds are one clip").wait_for()
+    assert not page.get_by_text("with a probability of").count()  # of what is no longer there
     recognise(page, call)
     page.get_by_text("Heard ").wait_for()
     assert page.get_by_alt_text("Timeline").evaluate("image => image.naturalWidth") > 900
@@ -283,8 +293,10 @@ def test_what_cannot_be_used_is_said_in_words(visit, server, trained, tmp_path):
     assert str(server) not in page.locator("body").inner_text()
     for emotion in ("anger", "fear"):
         add(page, emotion, trained[1].of(emotion)[:2])
+    page.get_by_text("Give clips of two or more emotions, then press Enrol").wait_for()
     press(page, "Enrol")
     page.get_by_text("Enrolled anger, fear").wait_for()
+    assert not page.get_by_text("There is nothing to recognise with yet").count()
     recognise(page, tmp_path / "hours.flac")
     page.get_by_text("lasts 120 minutes, and this page takes 60 at most").wait_for()
 
@@ -474,3 +486,11 @@ def test_without_gradio_it_says_what_to_install():
     assert done.stderr == (
         "error: the page needs packages that are not there; `make web` installs them\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0:00.0"), (59.96, "1:00.0"), (61.25, "1:01.2"), (3599.9, "59:59.9"), (3600, "60:00.0")],
+)
+def test_moments_are_counted_as_the_player_counts_them(seconds, text):
+    assert _clock(seconds) == text

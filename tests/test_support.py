@@ -55,7 +55,8 @@ def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
     [
         ("file,label\n", "holds no clips"),
         ("path,label\na.wav,joy\n", "has no column file"),
-        ("file,label,start\na.wav,joy,soon\n", "row 2 of .* no number of seconds"),
+        ("file;label\na.wav;joy\n", "has no column file and label; .* with commas between them"),
+        ("file,label,start\na.wav,joy,soon\n", "row 2 of .* no number, such as 1.5"),
         ("file,label,start,end\na.wav,joy,2,1\n", "row 2 of .* from 2 to 1"),
         ("file,label\n,joy\n", "row 2 of .* names no file"),
         ("file,label\na.wav,\n", "'a.wav' has no label"),

@@ -65,6 +65,11 @@ class Estimate(NamedTuple):
         """Share of them that were given their own class among all answers."""
         return float(np.trace(self.confusion) / max(1, self.clips))
 
+    @property
+    def chance(self) -> float:
+        """Accuracy of always giving the same label, with equally many clips of each."""
+        return 1 / len(self.confusion)
+
 
 class Recogniser(NamedTuple):
     """A classifier of clips, as plain data.
@@ -253,10 +258,10 @@ def _unnamed(start: Start, known: Mapping[str, str]) -> list[str]:
     left = [emotion for emotion in start.emotions if emotion not in known.values()]
     if not new or not left:
         return []
+    begin = "begins as new; if it" if len(new) == 1 else "begin as new; where one"
     return [
-        f"{', '.join(new)} begin{'s' * (len(new) == 1)} as new; where one means "
-        f"{' or '.join(left)}, say so (--same_as; on the page: It means), and it is recognised "
-        "better"
+        f"{', '.join(new)} {begin} means {' or '.join(left)}, say so (--same_as; on the page: It "
+        "means), and it is recognised better"
     ]
 
 
@@ -410,10 +415,9 @@ def _temperature(
 
 
 def _doubts(estimate: Estimate) -> list[str]:
-    chance = 1 / len(estimate.confusion)
     if not estimate.clips:
         return ["every class has one clip alone, so that nothing can be estimated"]
-    if estimate.interval[0] <= chance:
+    if estimate.interval[0] <= estimate.chance:
         return ["the estimate is not clearly above chance: label more clips, or check the labels"]
     return []
 

@@ -258,8 +258,8 @@ def _table_rows(path: Path) -> list[_Row]:
     table = read_table(path)
     if table and (missing := [column for column in ("file", "label") if column not in table[0]]):
         raise UserError(
-            f"{path} has no column {' and '.join(missing)}; its first line names the columns: "
-            "file,label and, if wanted, start,end,speaker"
+            f"{path} has no column {' and '.join(missing)}; its first line names the columns, "
+            "with commas between them: file,label and, if wanted, start,end,speaker"
         )
     rows = []
     for number, row in enumerate(table, 2):
@@ -267,7 +267,7 @@ def _table_rows(path: Path) -> list[_Row]:
             begin, end = (float(row.get(column) or "nan") for column in ("start", "end"))
         except ValueError as error:
             raise UserError(
-                f"row {number} of {path} has a start or end that is no number of seconds"
+                f"row {number} of {path} has a start or end that is no number, such as 1.5"
             ) from error
         begin, end = (0.0 if math.isnan(begin) else begin), (None if math.isnan(end) else end)
         if not row["file"]:
