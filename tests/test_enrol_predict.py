@@ -126,8 +126,13 @@ def test_a_long_recording_gives_the_same_with_helpers(enrolled, place, tmp_path)
     assert alone.getvalue().count('"label"') > 5
 
 
-def test_helpers_are_for_long_recordings_and_one_that_is_killed_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+def test_helpers_are_for_long_recordings_and_cores_and_one_that_is_killed_is_a_sentence(
+    monkeypatch,
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with _helpers([HELP_SECONDS]) as helpers:
+        assert helpers is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     with _helpers([HELP_SECONDS - 1]) as helpers:
         assert helpers is None
     killed = pytest.raises(UserError, match="was killed; free memory")
