@@ -61,6 +61,9 @@ def main(arguments: Sequence[str]) -> int:
             f"--format={args.format} holds one recording, and there are {len(recordings)}; give a "
             "folder: --out=FOLDER/"
         )
+    read = [args.model, *(recording.path for recording in recordings)]
+    if out and os.path.realpath(out) in map(os.path.realpath, read):
+        raise UserError(f"--out={out} is a file that is to be read; choose another name")
     if to_folder or args.pictures:
         require_names(recordings)
     if out:

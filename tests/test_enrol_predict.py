@@ -243,6 +243,12 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         ),
         (
             "predict",
+            ["--model=MODEL", "--out=PLACE/heard/../call.wav", "PLACE/heard", "PLACE/call.wav"],
+            "call.wav is a file that is to be read; choose another name",
+        ),
+        ("predict", ["--model=MODEL", "--out=MODEL", "PLACE/call.wav"], "is to be read"),
+        (
+            "predict",
             ["--model=MODEL", "--out=PLACE/call.wav/x.csv", "PLACE/heard"],
             "call.wav; name a folder that can be written",
         ),
