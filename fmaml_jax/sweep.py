@@ -24,7 +24,7 @@ from fmaml_jax.config import Config, flags_from_config
 from fmaml_jax.run_folder import recorded_settings, seed_folders, settings_of
 from fmaml_jax.train import STOP_SIGNALS
 
-flags.DEFINE_list("targets", [], "values of --target; none: the flagfile's")
+flags.DEFINE_list("targets", [], "values of --target; the flagfile's where not given")
 flags.DEFINE_list("all_shots", [], "values of --shots; none: the flagfile's")
 flags.DEFINE_list("seeds", [], "values of --seed; none: the flagfile's")
 flags.DEFINE_list("methods", [], "values of --method; none: the flagfile's")
