@@ -72,9 +72,9 @@ def read(path: str | os.PathLike, remake: str) -> tuple[dict[str, np.ndarray], b
             if any(entry.compress_type for entry in archive.zip.infolist()):
                 raise ValueError("it is compressed")  # a small file could fill the memory
             arrays = dict(archive)
+        stored = str(arrays.pop(_HASH, ""))
+        return arrays, content_hash(arrays) == stored
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; {remake}") from error
     except Exception as error:  # the readers of damaged archives document no exceptions
         raise UserError(f"{path} is not a readable .npz file ({error}); {remake}") from error
-    stored = str(arrays.pop(_HASH, ""))
-    return arrays, content_hash(arrays) == stored

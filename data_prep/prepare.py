@@ -31,7 +31,7 @@ from data_prep.console import UserError, progress, run
 from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, Skipped, clip_names, list_clips
 from data_prep.dataset import Dataset, Shard, load, save
 from data_prep.features import FEATURES, FeatureConfig, extract
-from data_prep.processes import process_pool
+from data_prep.processes import cores, process_pool
 from data_prep.shards import drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
@@ -83,7 +83,7 @@ def prepare(
     config: FeatureConfig,
     language: str | None = None,
     manifest: Path | None = None,
-    processes: int = os.cpu_count() or 1,
+    processes: int = cores(),
 ) -> tuple[Dataset, list[Skipped], int]:
     """Reads a corpus.
 
@@ -120,7 +120,7 @@ def prepare_shards(
     count: int,
     only: int | None = None,
     strict: bool = False,
-    processes: int = os.cpu_count() or 1,
+    processes: int = cores(),
 ) -> list[Path]:
     """Reads a corpus in parts, each written when it is read; those that are there are kept.
 

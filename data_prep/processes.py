@@ -20,15 +20,24 @@ _ENVIRONMENT = {
 }
 
 
+def cores() -> int:
+    """Cores that this process may use: on a cluster, those of its job."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS
+
+
 @contextlib.contextmanager
 def process_pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """A pool of so many processes; they start at once and end with the block."""
+    """A pool of so many processes; they start at once and end with the block, or with this one."""
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _settle)
-    with _inherited():
-        for _ in range(processes):
-            pool.submit(int)  # a process starts with the first task that finds none idle
+    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _begin)
+    others = set(multiprocessing.active_children())
     try:
+        with _inherited():
+            # A process starts with a task that finds none idle; the first may be idle soon.
+            while len(set(multiprocessing.active_children()) - others) < processes:
+                pool.submit(int)
         yield pool
     except KeyboardInterrupt:
         # The work in hand takes a moment; a second Ctrl-C in that moment would hang the shutdown.
@@ -52,15 +61,14 @@ def _inherited() -> Iterator[None]:
         signal.signal(signal.SIGINT, interrupt)
 
 
-def _settle() -> None:
-    """Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself.
-
-    A process whose parent is killed would wait for work for ever; here it ends too.
-    """
+def _begin() -> None:
+    """What each process of a pool does first."""
+    # Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, which may have been killed."""
     multiprocessing.parent_process().join()
     os._exit(1)

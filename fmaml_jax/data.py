@@ -133,7 +133,8 @@ def split_clips(
     spoken = clips.languages != NO_LANGUAGE
     languages = sorted(set(clips.languages[spoken]))
     found = f"found {', '.join(languages) or 'none'} in --data"
-    tested = spoken & ((clips.languages if target in languages else clips.corpora) == target)
+    named = (clips.languages if target in languages else clips.corpora) == target
+    tested = spoken & named & (target != NO_TARGET)
     if target != NO_TARGET and not tested.any():
         raise UserError(f"--target={target} has no clips; {found}")
     sources = [name for name in languages if name not in clips.languages[tested]]

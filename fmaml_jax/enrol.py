@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def main() -> None:
     """Enrols, prints what is to be thought of it, and saves the model."""
     args = flags.FLAGS
-    for name, example in (("checkpoint", "runs/best"), ("support", "clips"), ("out", "my.model")):
+    for name, example in (("checkpoint", "runs/start"), ("support", "clips"), ("out", "my.model")):
         if not args[name].value:
             raise UserError(f"--{name} is missing; for example --{name}={example}")
     same_as = dict(_meaning(item) for item in args.same_as)

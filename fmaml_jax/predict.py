@@ -21,7 +21,7 @@ from data_prep import console
 from data_prep.audio import AudioError, probe
 from data_prep.console import UserError, one_line, progress
 from data_prep.corpora import is_audio, walk
-from data_prep.processes import process_pool
+from data_prep.processes import cores, process_pool
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str]) -> int:
             f"--format={args.format} holds one recording, and there are {len(recordings)}; give a "
             "folder: --out=FOLDER/"
         )
+    read = [args.model, *(recording.path for recording in recordings)]
+    if out and os.path.realpath(out) in map(os.path.realpath, read):
+        raise UserError(f"--out={out} is a file that is to be read; choose another name")
     if to_folder or args.pictures:
         require_names(recordings)
     if out:
@@ -160,12 +163,12 @@ def _helpers(lengths: Sequence[int]) -> Iterator[Executor | None]:
     Raises:
         UserError: one was killed, as by a system that is out of memory.
     """
-    cores = os.cpu_count() or 1
-    if cores == 1 or max(lengths) < HELP_SECONDS:
+    processes = min(cores(), HELPERS)
+    if processes == 1 or max(lengths) < HELP_SECONDS:
         yield None
         return
     try:
-        with process_pool(min(cores, HELPERS)) as pool:
+        with process_pool(processes) as pool:
             yield pool
     except BrokenExecutor as error:
         raise UserError(

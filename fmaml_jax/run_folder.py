@@ -122,7 +122,8 @@ def refuse_damage(checkpoint: Path, remedy: str) -> Iterator[None]:
         UserError: the checkpoint is damaged or of another version.
     """
     try:
-        base = {"driver": "file", "path": f"{checkpoint}/default/"}
+        # Resolved, since tensorstore has no paths with "..".
+        base = {"driver": "file", "path": f"{checkpoint.resolve()}/default/"}
         arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
         names = [key[: -len(ZARRAY)] for key in arrays.list().result() if key.endswith(ZARRAY)]
         if not names:

@@ -657,7 +657,7 @@ def main() -> None:
     """Serves until it is interrupted."""
     args = flags.FLAGS
     if not args.checkpoint:
-        raise UserError("--checkpoint is missing; for example --checkpoint=runs/best")
+        raise UserError("--checkpoint is missing; for example --checkpoint=runs/start")
     set_up_compilation()
     start = load_start(args.checkpoint)
     console.unwind_on_termination()  # so that the folder is removed

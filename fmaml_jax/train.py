@@ -193,7 +193,7 @@ def train(
     if step:
         # The scale follows from the data, whose hash the run folder has checked.
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, Checkpoint(state, selected, scale))
-        remedy = "remove that folder, and the run goes on from the one before it"
+        remedy = "remove that folder, and the run goes on from the one before it, or begins anew"
         with refuse_damage(checkpoints / str(step), remedy):
             state, selected, _ = manager.restore(step, args=ocp.args.StandardRestore(target))
 

@@ -1,6 +1,7 @@
 """What enrolment starts from: the selected parameters of a run, or a sentence why not."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -35,6 +36,14 @@ def test_the_start_is_what_the_run_selected(trained, start):
     assert start.fixed == ("neutral", "silence")
     assert start.feature_config == FEATURES["descriptors"]
     assert not start.params["Context_0"]["kernel"].any()
+
+
+def test_paths_of_every_kind(folder, start, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    folder.rename(folder.with_name("a żółty run%20"))
+    os.symlink("a żółty run%20", "link")
+    for path in ("a żółty run%20/../link/", "../" + folder.parent.name + "/link"):
+        assert load_start(path).digest == start.digest
 
 
 def test_another_folder(tmp_path):
@@ -79,8 +88,9 @@ def test_damage(folder, part, harm, monkeypatch):
         load_start(folder)
 
 
-def test_damaged_record(folder):
-    (folder / "config.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", '{"config": {}}'])
+def test_damaged_record(folder, content):
+    (folder / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         load_start(folder)
 

@@ -131,8 +131,13 @@ def test_a_long_recording_gives_the_same_with_helpers(enrolled, place, tmp_path)
     assert alone.getvalue().count('"label"') > 5
 
 
-def test_helpers_are_for_long_recordings_and_one_that_is_killed_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+def test_helpers_are_for_long_recordings_and_cores_and_one_that_is_killed_is_a_sentence(
+    monkeypatch,
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    with _helpers([HELP_SECONDS]) as helpers:
+        assert helpers is None
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     with _helpers([HELP_SECONDS - 1]) as helpers:
         assert helpers is None
     killed = pytest.raises(UserError, match="was killed; free memory")
@@ -290,6 +295,12 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
             ["--model=MODEL", "--out=PLACE/", "PLACE/heard", "PLACE/heard/inner/../first.wav"],
             "would be written under one name",
         ),
+        (
+            "predict",
+            ["--model=MODEL", "--out=PLACE/heard/../call.wav", "PLACE/heard", "PLACE/call.wav"],
+            "call.wav is a file that is to be read; choose another name",
+        ),
+        ("predict", ["--model=MODEL", "--out=MODEL", "PLACE/call.wav"], "is to be read"),
         (
             "predict",
             ["--model=MODEL", "--out=PLACE/call.wav/x.csv", "PLACE/heard"],

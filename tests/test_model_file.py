@@ -94,6 +94,11 @@ def test_a_small_file_cannot_fill_the_memory(path):
         np.savez_compressed(file, **arrays, zeros=np.zeros(10**6))
     with pytest.raises(UserError, match="it is compressed"):
         load(path)
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+    rewrite(path, model=with_entries(path, frequencies=10**12))
+    with pytest.raises(UserError, match="too many frequencies"):
+        load(path)
 
 
 def test_another_content_than_its_hash_says_is_refused(path):
@@ -115,6 +120,17 @@ def test_descriptors_of_another_version_are_refused(path, recogniser):
     features = recogniser.feature_config._asdict() | {"descriptors": 99}
     rewrite(path, model=with_entries(path, feature_config=features))
     with pytest.raises(UserError, match="version 99"):
+        load(path)
+
+
+def test_entries_of_other_kinds_are_refused(path):
+    for entries in ({"feature_config": None}, {"estimate": []}, {"frequencies": float("inf")}):
+        rewrite(path, model=with_entries(path, **entries))
+        with pytest.raises(UserError, match="does not follow the format"):
+            load(path)
+    with path.open("wb") as file:
+        np.savez(file, model=np.array("{}"), date=np.array(["2020"], "M8[D]"))
+    with pytest.raises(UserError, match=r"not a readable \.npz file"):
         load(path)
 
 

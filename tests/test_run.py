@@ -231,6 +231,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
         patch.setattr(train_module, "sample_seeds", stop_at(19, signal.SIGTERM))
         with pytest.raises(InterruptedRunError):
             run(config)
+    config = replace(config, run_dir=f"{config.run_dir}/../run")
     newest = Path(config.run_dir) / "checkpoints" / "19"
     (newest / "default" / "manifest.ocdbt").write_bytes(b"")
     with pytest.raises(UserError, match=r"checkpoints/19 is damaged .*; remove that folder"):

@@ -33,7 +33,8 @@ pytestmark = [
     # Of Gradio's own dependencies.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-PORT = 7869
+with socket.create_server(("127.0.0.1", 0)) as free:
+    PORT = free.getsockname()[1]
 ADDRESS = f"http://127.0.0.1:{PORT}"
 
 

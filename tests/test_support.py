@@ -153,5 +153,5 @@ def test_warnings(start, trained):
     assert said(two) == ""
     clipped = [clip._replace(findings=("clipped",)) for clip in two]
     assert said(clipped) == "'0.wav', '1.wav', '2.wav' and 3 more: clipped"
-    silent = [clip._replace(label="silence", findings=("clipped",)) for clip in two]
+    silent = [clip._replace(label="Silence", findings=("clipped",)) for clip in two]
     assert said(silent) == ""

@@ -1,5 +1,6 @@
 """A file's segments: where speech is, which label each moment gets, and in how much memory."""
 
+import io
 import itertools
 import time
 import tracemalloc
@@ -11,6 +12,7 @@ import soundfile
 
 from data_prep.audio import SAMPLE_RATE, AudioError, read_clip
 from fmaml_jax.recognition import predict
+from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import fit
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.recognition.timeline import (
@@ -265,10 +267,19 @@ def test_a_long_file_without_speech_has_no_segments(tmp_path):
     assert not found.envelope.any()
 
 
-def test_a_file_without_a_sample_at_our_rate_is_refused(tmp_path):
-    soundfile.write(tmp_path / "one.wav", np.ones(1), 48_000)
-    with pytest.raises(AudioError, match="empty"):
-        predict_file(str(tmp_path / "one.wav"), CLASSES, list, levels)
+@pytest.mark.parametrize(("samples", "rate"), [(1, 48_000), (6, 16_000)])
+def test_a_file_without_a_millisecond_is_refused(tmp_path, samples, rate):
+    soundfile.write(tmp_path / "short.wav", np.ones(samples), rate)
+    with pytest.raises(AudioError, match=r"empty \(shorter than a millisecond"):
+        predict_file(str(tmp_path / "short.wav"), CLASSES, list, levels)
+
+
+def test_every_format_holds_a_clip_of_a_millisecond(tmp_path):
+    soundfile.write(tmp_path / "short.wav", np.ones(16), 16_000)
+    found = predict_file(str(tmp_path / "short.wav"), CLASSES, list, levels)
+    for written in FORMATS.values():
+        written.write([found], file := io.StringIO())
+        assert "low" in file.getvalue()
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def predict(
         all classes; of a clip one. They depend on nothing but this file.
 
     Raises:
-        UserError: the file cannot be decoded, or holds no samples.
+        UserError: the file cannot be decoded, or is shorter than a millisecond.
     """
     try:
         telephone = narrow_band(probe(path).sample_rate)

@@ -17,9 +17,11 @@ from data_prep import archive
 from data_prep.console import UserError
 from data_prep.features import restore_config
 from fmaml_jax.data import Scale
-from fmaml_jax.recognition.recogniser import Estimate, Recogniser, logits_of_vectors
+from fmaml_jax.recognition.recogniser import BATCH, Estimate, Recogniser, logits_of_vectors
 
 FORMAT = 1
+MOST_WEIGHTS = 1 << 24
+"""Of the waves' projection, which a file of any size could ask for; `best.cfg` has 1.3 million."""
 _ARRAYS = ("centre", "head", "origin", "context", "bias")
 _MAKE = "make one with `python -m fmaml_jax.enrol`"
 
@@ -95,7 +97,7 @@ def load(path: str | os.PathLike) -> Recogniser:
     try:
         recogniser = _restore(model, arrays)
         agrees = np.allclose(_probe(recogniser), arrays["probe"], rtol=1e-3, atol=1e-3)
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} does not follow the format ({error}); {_MAKE}") from error
     if not agrees:
         raise UserError(
@@ -106,6 +108,8 @@ def load(path: str | os.PathLike) -> Recogniser:
 
 
 def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recogniser:
+    if max(len(arrays["mean"]), BATCH) * int(model["frequencies"]) > MOST_WEIGHTS:
+        raise ValueError("too many frequencies")
     estimate = model["estimate"]
     return Recogniser(
         classes=tuple(model["classes"]),

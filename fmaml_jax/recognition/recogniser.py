@@ -9,6 +9,7 @@ on average. With K clips of each of the N emotions this is the adaptation of `le
 """
 
 import functools
+import unicodedata
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -234,22 +235,27 @@ def fit(
 
 def _known(start: Start, labels: set[str], same_as: Mapping[str, str]) -> dict[str, str]:
     """Which class of the start each label begins as; "" for a new one."""
-    classes = {name.casefold(): name for name in (*start.emotions, *start.fixed)}
-    spelled = {label.casefold(): label for label in labels}
-    known = {label: classes.get(label.casefold(), "") for label in labels}
+    classes = {_folded(name): name for name in (*start.emotions, *start.fixed)}
+    spelled = {_folded(label): label for label in labels}
+    known = {label: classes.get(_folded(label), "") for label in labels}
     for label, meaning in same_as.items():
-        if label.casefold() not in spelled:
+        if _folded(label) not in spelled:
             raise UserError(
                 f"--same_as={label}={meaning}, but no clip is labelled {label!r}; the labels are "
                 f"{', '.join(sorted(labels))}"
             )
-        if meaning.casefold() not in classes:
+        if _folded(meaning) not in classes:
             raise UserError(
                 f"--same_as={label}={meaning}, but the checkpoint does not know {meaning!r}; it "
                 f"knows {', '.join(classes.values())}"
             )
-        known[spelled[label.casefold()]] = classes[meaning.casefold()]
+        known[spelled[_folded(label)]] = classes[_folded(meaning)]
     return known
+
+
+def _folded(name: str) -> str:
+    """What names are compared by: in any case, and however their accents are encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _unnamed(start: Start, known: Mapping[str, str]) -> list[str]:

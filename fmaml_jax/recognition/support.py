@@ -233,7 +233,7 @@ def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> li
     """A sentence for each finding, with the clips it is about; those of `fixed` are passed over."""
     by_finding = collections.defaultdict(list)
     for clip in clips:
-        if clip.label not in fixed:
+        if clip.label.casefold() not in map(str.casefold, fixed):
             for finding in clip.findings:
                 by_finding[finding].append(repr(clip.name))
     return [

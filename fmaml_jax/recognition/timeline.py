@@ -26,6 +26,8 @@ UNSURE = "unsure"
 
 CLIP_SECONDS = 15.0
 """A longer file is a recording; corpora of emotional speech have no longer clips."""
+LEAST_CLIP = SAMPLE_RATE // 1000
+"""Samples of the shortest clip; times are written in milliseconds."""
 WINDOW, HOP = 3 * SAMPLE_RATE, SAMPLE_RATE
 """Length of a window and distance between two, in samples; corpora's clips last 2 to 4 s."""
 LEAST = SAMPLE_RATE
@@ -140,7 +142,7 @@ def predict_file(
         report: is told the seconds that are done.
 
     Raises:
-        AudioError: the file cannot be decoded.
+        AudioError: the file cannot be decoded, or is empty.
     """
     envelope = array("f")
     length = 0
@@ -163,8 +165,8 @@ def predict_file(
         )
     else:
         samples = np.concatenate([np.zeros(0, np.float32), *chunks()])
-        if not len(samples):
-            raise AudioError("empty (too short for a sample)")
+        if len(samples) < LEAST_CLIP:
+            raise AudioError("empty (shorter than a millisecond)")
         found = classify(describe([samples]))[0]
         pieces = iter([_Piece(0, len(samples), _best(found, abstain), found)])
     segments = tuple(_segment(piece, classes) for piece in _merged(pieces))
