@@ -4,9 +4,13 @@ Neither JAX nor the audio libraries are imported here, so a command's `--help` i
 """
 
 import contextlib
+import gc
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import NoReturn, TextIO
 
 from absl import app, flags, logging
@@ -33,7 +37,22 @@ def one_line(text: str) -> str:
 
 def unwind_on_termination() -> None:
     """From now on SIGTERM, which ends a service or a job, is an exception, as Ctrl-C is."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _unwind)
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    """Raises what ends the command; a moment later where Python would print and ignore it.
+
+    That is in what is called after a garbage collection, of which JAX has a function: a signal
+    during a collection is answered in it.
+    """
+    ignoring = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+    if frame and frame.f_code in ignoring:
+        threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        sys.exit(128 + number)
 
 
 def run(main: Callable[..., int | None], arguments: bool = False) -> None:
@@ -57,6 +76,9 @@ def run(main: Callable[..., int | None], arguments: bool = False) -> None:
 
     def guarded(argv: list[str]) -> int | None:
         logging.set_verbosity(logging.WARNING)
+        # Jobs in a shell's background ignore Ctrl-C, and go on doing so.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _unwind)
         try:
             return main(argv[1:]) if arguments else main()
         except UserError as error:

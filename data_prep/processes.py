@@ -39,9 +39,10 @@ def process_pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecu
             while len(set(multiprocessing.active_children()) - others) < processes:
                 pool.submit(int)
         yield pool
-    except KeyboardInterrupt:
-        # The work in hand takes a moment; a second Ctrl-C in that moment would hang the shutdown.
+    except (KeyboardInterrupt, SystemExit):
+        # The work in hand takes a moment; a second signal in that moment would hang the shutdown.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,0 +1,44 @@
+"""What every command shares, in a process of its own."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.test_prepare import ROOT
+
+COLLECTING = """
+import gc, os, sys, time
+from data_prep import console
+
+def main():
+    console.unwind_on_termination()
+
+    signals = [int(sys.argv[1])]
+
+    def collected(phase, info):
+        if signals:
+            os.kill(os.getpid(), signals.pop())
+
+    gc.callbacks.append(collected)
+    gc.collect()
+    time.sleep(10)
+
+console.run(lambda arguments: main(), arguments=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "")]
+)
+def test_a_signal_during_a_garbage_collection_is_not_lost(number, said):
+    # Python prints an exception of what is called after a collection, and goes on.
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECTING, str(int(number))],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (128 + number, said)
