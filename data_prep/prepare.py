@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,17 +63,16 @@ def extract_all(
     """
     processes = max(1, min(processes, len(paths) // _CHUNK))
     results = []
-    try:
-        with process_pool(processes) as pool, progress("reading", len(paths), " clips") as bar:
-            read = pool.map(extract_file, paths, [config] * len(paths), chunksize=_CHUNK)
-            for result in read:
+    with process_pool(processes) as pool, progress("reading", len(paths), " clips") as bar:
+        try:
+            for result in pool.map(extract_file, paths, [config] * len(paths), chunksize=_CHUNK):
                 results.append(result)
                 bar.update()
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"a process was killed while it read the clips from {paths[len(results)]} on; "
-            "free memory, or move the damaged file away"
-        ) from error
+        except BrokenExecutor as error:
+            raise UserError(
+                f"a process was killed while it read the clips from {paths[len(results)]} on; "
+                "free memory, or move the damaged file away"
+            ) from error
     return results
 
 

@@ -1,12 +1,14 @@
-"""Processes beside this one, in which clips are decoded and described."""
+"""Processes beside this one, in which clips are made, decoded and described."""
 
-import concurrent.futures
 import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
+
+from data_prep.console import UserError
 
 _ENVIRONMENT = {
     # Processes share the cores among them; a BLAS that starts threads of its own would also make
@@ -28,10 +30,14 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def process_pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
-    """A pool of so many processes; they start at once and end with the block, or with this one."""
+def process_pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool of so many processes; they start at once and end with the block, or with this one.
+
+    Raises:
+        UserError: one of them was killed, as by a system that is out of memory.
+    """
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(processes, context, _begin)
+    pool = ProcessPoolExecutor(processes, context, _begin)
     others = set(multiprocessing.active_children())
     try:
         with _inherited():
@@ -44,6 +50,8 @@ def process_pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecu
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
+    except BrokenExecutor as error:
+        raise UserError("a process was killed; free memory and run the command again") from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -18,9 +18,7 @@ not on the other clips, nor on the number of processes.
 
 import csv
 import functools
-import multiprocessing
 import os
-import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +34,7 @@ from data_prep import console, noise
 from data_prep.console import UserError
 from data_prep.dataset import NO_LANGUAGE
 from data_prep.espeak import speak
+from data_prep.processes import cores, process_pool
 from data_prep.sentences import SENTENCES
 
 VOICES = ("f1", "m1", "f2", "m3", "f4", "m6")
@@ -225,11 +224,11 @@ def synthesise(
     languages: Sequence[str],
     clips_per_class: int,
     seed: int,
-    processes: int | None = None,
+    processes: int = cores(),
 ) -> float:
     """Writes the clips that `plan` lists, and their table, as the new folder `out_dir`.
 
-    The folder appears under its name when all is in it. `processes` is by default one a core.
+    The folder appears under its name when all is in it.
 
     Returns:
         The mean length of a clip in seconds.
@@ -260,17 +259,14 @@ def synthesise(
     return seconds
 
 
-def _write_clips(folder: Path, clips: Sequence[Clip], seed: int, processes: int | None) -> float:
+def _write_clips(folder: Path, clips: Sequence[Clip], seed: int, processes: int) -> float:
     write = functools.partial(_write_clip, folder=folder, seed=seed)
-    # Spawned, not forked: the caller may have threads. Ctrl-C is the parent's to handle.
     with (
-        multiprocessing.get_context("spawn").Pool(
-            processes, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        ) as pool,
+        process_pool(processes) as pool,
         console.progress("Synthesising", len(clips), " clips") as bar,
     ):
         total = 0.0
-        for seconds in pool.imap(write, clips, chunksize=5):
+        for seconds in pool.map(write, clips, chunksize=5):
             total += seconds
             bar.update()
     return total / len(clips)

@@ -60,16 +60,23 @@ def describe(recogniser: "Recogniser") -> str:
         for label, row in zip(answers, estimate.confusion.tolist(), strict=False)
     ]
     low, high = estimate.interval
-    return "\n".join(
+    estimated = (
         [
-            _table([("class", "clips", "begins"), *classes]),
-            "",
             f"Leaving out each {estimate.left_out} in turn: {np.trace(estimate.confusion)} of "
             f"{estimate.clips} clips are right, {estimate.accuracy:.0%} (95% interval {low:.0%} to "
             f"{high:.0%}); by chance {estimate.chance:.0%}.",
             "",
             _table([("labelled", *answers), *confusion]),
             "",
+        ]
+        if estimate.clips
+        else []
+    )
+    return "\n".join(
+        [
+            _table([("class", "clips", "begins"), *classes]),
+            "",
+            *estimated,
             *(f"Warning: {one_line(warning)}." for warning in recogniser.warnings),
         ]
     )

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor
+from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
@@ -158,22 +158,13 @@ def require_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _helpers(lengths: Sequence[int]) -> Iterator[Executor | None]:
-    """Processes that describe what this one hears, where it is worth their start.
-
-    Raises:
-        UserError: one was killed, as by a system that is out of memory.
-    """
+    """Processes that describe what this one hears, where it is worth their start."""
     processes = min(cores(), HELPERS)
     if processes == 1 or max(lengths) < HELP_SECONDS:
         yield None
-        return
-    try:
+    else:
         with process_pool(processes) as pool:
             yield pool
-    except BrokenExecutor as error:
-        raise UserError(
-            "a process that describes the sound was killed; free memory and run the command again"
-        ) from error
 
 
 def _predictions(

@@ -71,7 +71,8 @@ SERVED = re.compile(
 """What the page asks for. Gradio has sixty more addresses: some fetch from elsewhere, some edit."""
 STYLE = """
 .gradio-container {max-width: min(880px, 100vw) !important; margin: auto}
-.picture {width: 100%; max-width: 640px; height: auto; margin: 0.6em auto}
+.picture {max-width: 640px; margin: 0.6em auto; overflow-x: auto}
+.picture img {width: 100%; min-width: 480px; height: auto}
 td, .note {overflow-wrap: break-word}
 .prose td, .prose th {padding: 0.3em 0.6em; border-color: var(--border-color-primary) !important}
 .downloads a {display: inline-block; margin: 0 0.2em 0.4em; padding: 0.3em 0.8em;
@@ -573,17 +574,22 @@ def _enrolled(recogniser: Recogniser) -> str:
         path = Path(folder, "my.model")
         save(path, recogniser)
         model = _download("my.model", path.read_bytes(), "Save the model")
+    said = f"Enrolled {', '.join(recogniser.classes)}."
+    picture = ""
+    if estimate.clips:
+        said += (
+            f" Leaving out each {estimate.left_out} in turn, {estimate.accuracy:.0%} of "
+            f"{_count(estimate.clips, 'clip')} are recognised (95% interval {low:.0%} to "
+            f"{high:.0%}; chance {estimate.chance:.0%})."
+        )
+        picture = _picture(
+            draw_estimate(recogniser), "Labels against answers of the clips left out"
+        )
     return "".join(
         [
-            _note(
-                f"Enrolled {', '.join(recogniser.classes)}. Leaving out each {estimate.left_out} "
-                f"in turn, {estimate.accuracy:.0%} of {_count(estimate.clips, 'clip')} are "
-                f"recognised (95% interval {low:.0%} to {high:.0%}; chance "
-                f"{estimate.chance:.0%}).",
-                good=True,
-            ),
+            _note(said, good=True),
             *map(_note, recogniser.warnings),
-            _picture(draw_estimate(recogniser), "Labels against answers of the clips left out"),
+            picture,
             f'<p class="downloads">{model}</p>',
             _hint("Now give a clip or a recording in step 3."),
         ]
@@ -642,7 +648,8 @@ def _clock(seconds: float) -> str:
 
 def _picture(figure: Figure, description: str) -> str:
     data = base64.b64encode(png(figure)).decode()
-    return f'<img class="picture" alt="{description}" src="data:image/png;base64,{data}">'
+    image = f'<img alt="{description}" src="data:image/png;base64,{data}">'
+    return f'<div class="picture">{image}</div>'
 
 
 def _download(name: str, content: bytes, text: str) -> str:

@@ -12,10 +12,12 @@ from scipy.stats import binomtest
 
 from data_prep.console import UserError
 from fmaml_jax.data import scaled
+from fmaml_jax.enrol import describe
 from fmaml_jax.learners import fmaml
 from fmaml_jax.maml import Task
 from fmaml_jax.model import make_model
 from fmaml_jax.recognition import enrol
+from fmaml_jax.recognition.pictures import draw_estimate
 from fmaml_jax.recognition.recogniser import (
     MOST_FOLDS,
     _interval,
@@ -209,6 +211,8 @@ def test_the_only_clip_of_a_class_is_not_tested(start, clips):
     assert alone.estimate.interval == (0, 1)
     assert alone.temperature == pytest.approx(1, abs=1e-3)
     assert "nothing can be estimated" in alone.warnings[-1]
+    assert "%" not in describe(alone)
+    assert draw_estimate(alone).axes[0].get_title() == "no clip could be left out"
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,12 @@ def test_findings(tmp_path, trained, start):
     music = sum(np.sin(2 * np.pi * hertz * np.arange(2 * rate) / rate) for hertz in (220, 330))
     assert "far from all speech" in findings(0.2 * music)
 
+    def of_part(end):
+        return read_clip_as(speech.of("anger")[0], "anger", start, part=(0.0, end)).findings
+
+    assert of_part(len(samples) / rate + 0.09) == of_part(None) == ()
+    assert "ends earlier than the CSV says" in of_part(len(samples) / rate + 0.2)[0]
+
 
 def clip_of(start, trained, label="joy", digest="a", speaker="", findings=()):
     path = trained[1].paths[0]

@@ -47,12 +47,13 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
     axes.set_xlabel("answer")
     axes.set_ylabel("label")
     low, high = estimate.interval
-    axes.set_title(
+    title = (
         f"{estimate.accuracy:.0%} of {estimate.clips} clips right "
-        f"(95% interval {low:.0%} to {high:.0%})",
-        color=INK,
-        fontsize="medium",
+        f"(95% interval {low:.0%} to {high:.0%})"
+        if estimate.clips
+        else "no clip could be left out"
     )
+    axes.set_title(title, color=INK, fontsize="medium")
     _ink(axes)
     return figure
 

@@ -23,6 +23,8 @@ from fmaml_jax.recognition.timeline import UNSURE
 LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
 SHORTEST_CLIP = 0.5
+ROUNDED = 0.1
+"""Seconds by which a part may end after its file: times in tables are rounded."""
 ENOUGH_CLIPS = 5
 """Of a class; fewer are warned of."""
 FAR = 2.2
@@ -134,13 +136,16 @@ def read_clip_as(
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
     features = extract(samples, start.feature_config)
+    findings = _findings(samples, header.sample_rate, features, start)
+    if end is not None and end > header.seconds + ROUNDED:
+        findings.append("cut off, since the file ends earlier than the CSV says")
     return LabelledClip(
         name,
         label,
         speaker,
         features,
         hashlib.sha256(samples.tobytes()).hexdigest(),
-        tuple(_findings(samples, header.sample_rate, features, start)),
+        tuple(findings),
     )
 
 
