@@ -71,8 +71,7 @@ SERVED = re.compile(
 """What the page asks for. Gradio has sixty more addresses: some fetch from elsewhere, some edit."""
 STYLE = """
 .gradio-container {max-width: min(880px, 100vw) !important; margin: auto}
-.picture {max-width: 640px; margin: 0.6em auto; overflow-x: auto}
-.picture img {width: 100%; min-width: 480px; height: auto}
+.picture {width: 100%; max-width: 640px; height: auto; margin: 0.6em auto}
 td, .note {overflow-wrap: break-word}
 .prose td, .prose th {padding: 0.3em 0.6em; border-color: var(--border-color-primary) !important}
 .downloads a {display: inline-block; margin: 0 0.2em 0.4em; padding: 0.3em 0.8em;
@@ -648,8 +647,7 @@ def _clock(seconds: float) -> str:
 
 def _picture(figure: Figure, description: str) -> str:
     data = base64.b64encode(png(figure)).decode()
-    image = f'<img alt="{description}" src="data:image/png;base64,{data}">'
-    return f'<div class="picture">{image}</div>'
+    return f'<img class="picture" alt="{description}" src="data:image/png;base64,{data}">'
 
 
 def _download(name: str, content: bytes, text: str) -> str:
