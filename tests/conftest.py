@@ -4,11 +4,17 @@ It counts as eight devices, so that every test of a run is one of a run on many 
 """
 
 import os
+import signal
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 
 import pytest
+
+
+def pytest_configure():
+    # A job in a shell's background ignores Ctrl-C, and so would what the tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
