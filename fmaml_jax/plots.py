@@ -38,14 +38,15 @@ def convergence(path: Path, results: dict) -> None:
                 label="held-out source speakers",
             )
         by_step.set_ylabel(f"query {quantity}")
+        if not tested:
+            continue
         for mode, colour, style in (
             ("transductive", TRANSDUCTIVE, "o-"),
             ("inductive", INDUCTIVE, "s--"),
         ):
-            if tested:
-                axes[row, 1].plot(
-                    results[mode]["by_inner_step"][quantity], style, color=colour, label=mode
-                )
+            axes[row, 1].plot(
+                results[mode]["by_inner_step"][quantity], style, color=colour, label=mode
+            )
     axes[0, 0].legend()
     axes[0, 0].set_title("meta-training")
     axes[1, 0].set_xlabel("meta-step")

@@ -73,7 +73,7 @@ def main(arguments: Sequence[str]) -> int:
     set_up_compilation()
     console.unwind_on_termination()  # so that neither a helper nor half a file stays
     recogniser = load(args.model)
-    done: list[Prediction | None] = []
+    done: list[float | None] = []
     started = time.perf_counter()
     # Closed, its progress ends before an error is said.
     with (
@@ -94,8 +94,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             with _writing(Path(out)) if out else _standard_output() as file:
                 written.write((prediction for _, prediction in every), file)
-    heard = [prediction for prediction in done if prediction]
-    seconds, took = sum(p.seconds for p in heard), time.perf_counter() - started
+    heard = [seconds for seconds in done if seconds is not None]
+    seconds, took = sum(heard), time.perf_counter() - started
     print(
         f"{len(heard)} file{'s' * (len(heard) > 1)}, {seconds:,.0f} s of sound in {took:.1f} s: "
         f"{seconds / took:.0f} times real time",
@@ -174,11 +174,11 @@ def _predictions(
     abstain: float,
     helpers: Executor | None,
     pictures: str,
-    done: list["Prediction | None"],
+    done: list[float | None],
 ) -> Iterator[tuple[Recording, "Prediction"]]:
     """Predicts one recording after the other; says what is wrong with one and goes on.
 
-    `done` gets each prediction, and None for what cannot be used.
+    `done` gets the seconds of each, and None for what cannot be used.
     """
     from fmaml_jax.recognition import predict
     from fmaml_jax.recognition.pictures import draw_timeline, save_picture
@@ -203,7 +203,7 @@ def _predictions(
             if pictures:
                 picture = Path(pictures, recording.name.with_suffix(".png"))
                 save_picture(picture, draw_timeline(prediction))
-            done.append(prediction)
+            done.append(prediction.seconds)
             yield recording, prediction
 
 

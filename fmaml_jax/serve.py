@@ -487,8 +487,6 @@ def _in_words(action: Callable, place: gr.HTML, outputs: Sequence) -> Callable:
         except Exception:
             traceback.print_exc(file=sys.stderr)
             said = _note("Something is wrong with this program; its log says what.")
-        if len(outputs) == 1:
-            return said
         return [said if output is place else gr.skip() for output in outputs]
 
     return careful
