@@ -5,22 +5,19 @@ more corpora fit any audio: `folders` (one folder a label) and `manifest` (a CSV
 """
 
 import collections
-import csv
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from data_prep.console import UserError
-from data_prep.dataset import NO_LANGUAGE
+from fmaml_jax.audio.decoding import is_audio
+from fmaml_jax.common.console import UserError
+from fmaml_jax.common.files import walk
+from fmaml_jax.common.text import read_table
+from fmaml_jax.data.dataset import NO_LANGUAGE
+from fmaml_jax.data.shards import Skipped
 
-# The second line is what libsndfile cannot decode: it is listed as unreadable, not passed over.
-_AUDIO_SUFFIX = re.compile(
-    r"\.(wave?|wavex|rf64|w64|flac|ogg|oga|opus|mp[23]|aiff?|aifc|au|snd|caf|voc|avr|nist|sph|paf"
-    r"|m4a|aac|wma|amr)",
-    re.IGNORECASE,
-)
 # EmoFilm's list has "????", "unknown male" and "unknown female" for speakers it does not know.
 _UNKNOWN = re.compile(r"\?*$|unknown\b", re.IGNORECASE)
 
@@ -196,13 +193,6 @@ class Clip(NamedTuple):
     scene: str = ""
 
 
-class Skipped(NamedTuple):
-    """A file that is no clip of the corpus, and why."""
-
-    file: str
-    reason: str
-
-
 class Listing(NamedTuple):
     """What a corpus folder holds: clips, skipped files, and how many files are no audio."""
 
@@ -303,47 +293,6 @@ def _sort(found: list[Clip | Skipped], ignored: int = 0) -> Listing:
 
 def _is_code(language: str) -> bool:
     return re.fullmatch("[a-z]{2,3}", language) is not None
-
-
-def is_audio(file: str) -> bool:
-    """Whether a posix path has the name of a sound file, and neither it nor a folder is hidden."""
-    path = PurePosixPath(file)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and _AUDIO_SUFFIX.fullmatch(path.suffix) is not None
-
-
-def walk(top: Path) -> Iterator[str]:
-    """Posix paths, relative to `top`, of all files below it; links are followed, loops once."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
-
-    seen = set()
-    for folder, subfolders, files in os.walk(top, onerror=fail, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders.sort()
-        for file in files:
-            yield (Path(folder) / file).relative_to(top).as_posix()
-
-
-def read_table(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file with a header; missing cells are "", cells and column names stripped."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file in UTF-8 ({error}); save it as one") from error
-    rows = [[cell.strip() for cell in row] for row in rows if any(row)]
-    if not rows:
-        raise UserError(f"{path} is empty; its first line names the columns")
-    header = [column.lower() for column in rows[0]]
-    return [dict.fromkeys(header, "") | dict(zip(header, row, strict=False)) for row in rows[1:]]
 
 
 def _read_manifest(path: Path, audio_dir: Path, language: str | None) -> list[Clip | Skipped]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep.console import UserError, run
-from data_prep.dataset import load, save
 from data_prep.prepare import check_out, report, table
-from data_prep.shards import expand, join
+from fmaml_jax.common.console import UserError, run
+from fmaml_jax.data.dataset import load, save
+from fmaml_jax.data.shards import expand, join
 
 
 def main() -> None:

@@ -3,8 +3,9 @@
     python -m data_prep.prepare --corpus=emodb --audio_dir=DIR --out=data/emodb.npz
 
 Prints Table 1 of the paper for what was read, and names every clip that was skipped, with the
-reason; `--strict` makes a skipped clip an error. `data_prep.corpora` knows the corpora,
-`data_prep.features` the feature configurations, and `data_prep.dataset` the file that is written.
+reason; `--strict` makes a skipped clip an error. `data_prep.corpora` knows the
+corpora, `fmaml_jax.audio.features` the feature configurations, and `fmaml_jax.data.dataset` the
+file that is written.
 
 A corpus too large for memory, or for one job, is prepared in shards: `--shards=12` writes
 NAME-00000-of-00012.npz and so on, of which one at a time is in memory, and `--shard=3` that one
@@ -26,13 +27,14 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32
 
-from data_prep.audio import AudioError, read_clip
-from data_prep.console import UserError, progress, run
-from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, Skipped, clip_names, list_clips
-from data_prep.dataset import Dataset, Shard, load, save
-from data_prep.features import FEATURES, FeatureConfig, extract
-from data_prep.processes import cores, process_pool
-from data_prep.shards import drop_copies, shard_path
+from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, clip_names, list_clips
+from fmaml_jax.audio.decoding import AudioError, read_clip
+from fmaml_jax.audio.features import FEATURES, FeatureConfig, extract
+from fmaml_jax.common.console import UserError, progress, run
+from fmaml_jax.common.processes import cores, process_pool
+from fmaml_jax.common.text import text_table
+from fmaml_jax.data.dataset import Dataset, Shard, load, save
+from fmaml_jax.data.shards import Skipped, drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
 
@@ -249,14 +251,7 @@ def table(dataset: Dataset) -> str:
                 f"{dataset.seconds[here].mean():.2f}",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if index else cell.ljust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    )
+    return text_table(rows)
 
 
 def report(skipped: Iterable[Skipped]) -> str:

@@ -1,15 +1,15 @@
 """`python -m fmaml_jax.enrol --checkpoint=RUN_DIR --support=DIR_OR_CSV --out=my.model`."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
-from data_prep import console
-from data_prep.console import UserError, one_line
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError, one_line
+from fmaml_jax.common.text import text_table
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Recogniser
@@ -25,9 +25,9 @@ def main() -> None:
 
     # Late, so that --help and a missing flag do not wait for JAX.
     from fmaml_jax import recognition
-    from fmaml_jax.devices import set_up_compilation
     from fmaml_jax.recognition.model_file import require_writable
     from fmaml_jax.recognition.pictures import draw_estimate, save_picture
+    from fmaml_jax.training.devices import set_up_compilation
 
     started = time.perf_counter()
     require_writable(args.out)
@@ -66,7 +66,7 @@ def describe(recogniser: "Recogniser") -> str:
             f"{estimate.clips} clips are right, {estimate.accuracy:.0%} (95% interval {low:.0%} to "
             f"{high:.0%}); by chance {estimate.chance:.0%}.",
             "",
-            _table([("labelled", *answers), *confusion]),
+            text_table([("labelled", *answers), *confusion]),
             "",
         ]
         if estimate.clips
@@ -74,22 +74,11 @@ def describe(recogniser: "Recogniser") -> str:
     )
     return "\n".join(
         [
-            _table([("class", "clips", "begins"), *classes]),
+            text_table([("class", "clips", "begins"), *classes]),
             "",
             *estimated,
             *(f"Warning: {one_line(warning)}." for warning in recogniser.warnings),
         ]
-    )
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if number and cell.isdigit() else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
     )
 
 

@@ -9,12 +9,12 @@ import sys
 import jax
 from absl import flags
 
-from data_prep import console
-from data_prep.console import UserError
 from fmaml_jax import config as settings
-from fmaml_jax.devices import ends_with_its_peers, one_voice, set_up_compilation
-from fmaml_jax.run import run
-from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError
+from fmaml_jax.training.devices import ends_with_its_peers, one_voice, set_up_compilation
+from fmaml_jax.training.experiment import run
+from fmaml_jax.training.train import InterruptedRunError, NonFiniteLossError
 
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "one run of many processes: the hosts of a TPU slice or of a Slurm step"

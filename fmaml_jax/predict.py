@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from absl import flags
 from tqdm import tqdm
 
-from data_prep import console
-from data_prep.audio import AudioError, probe
-from data_prep.console import UserError, one_line, progress
-from data_prep.corpora import is_audio, walk
-from data_prep.processes import cores, process_pool
+from fmaml_jax.audio.decoding import AudioError, is_audio, probe
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError, one_line, progress
+from fmaml_jax.common.files import walk, whole_file
+from fmaml_jax.common.processes import cores, process_pool
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser
@@ -51,8 +51,8 @@ def main(arguments: Sequence[str]) -> int:
     lengths = [_seconds(recording.path) for recording in recordings]
 
     # Late, so that --help and a missing flag do not wait for JAX.
-    from fmaml_jax.devices import set_up_compilation
     from fmaml_jax.recognition import formats, load
+    from fmaml_jax.training.devices import set_up_compilation
 
     out, written = args.out, formats.FORMATS[args.format]
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
@@ -226,20 +226,15 @@ def _writing(path: Path) -> Iterator[TextIO]:
     Raises:
         UserError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8", newline="", errors="backslashreplace") as file:
+        with whole_file(path) as file:
             yield file
-        os.replace(partial, path)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; give --out a place that is writable "
             "and has room"
         ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 @contextlib.contextmanager

@@ -30,17 +30,17 @@ import soundfile
 from absl import flags
 from matplotlib.figure import Figure
 
-from data_prep import console
-from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_clip
-from data_prep.console import UserError
-from data_prep.synthesise import emofilm_clips, render
-from fmaml_jax.devices import set_up_compilation
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_clip
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError
 from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict, save
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.pictures import draw_estimate, draw_timeline, png
 from fmaml_jax.recognition.support import LabelledClip, describe_findings, read_clip_as
 from fmaml_jax.recognition.timeline import CLIP_SECONDS, UNSURE
+from fmaml_jax.synthesis.speech import emofilm_clips, render
+from fmaml_jax.training.devices import set_up_compilation
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio reads it
 try:

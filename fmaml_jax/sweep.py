@@ -17,12 +17,12 @@ from pathlib import Path
 import submitit
 from absl import flags
 
-from data_prep import console
-from data_prep.console import UserError, progress
 from fmaml_jax import config as settings
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError, progress
 from fmaml_jax.config import Config, flags_from_config
-from fmaml_jax.run_folder import recorded_settings, seed_folders, settings_of
-from fmaml_jax.train import STOP_SIGNALS
+from fmaml_jax.training.run_folder import recorded_settings, seed_folders, settings_of
+from fmaml_jax.training.train import STOP_SIGNALS
 
 flags.DEFINE_list("targets", [], "values of --target; not given: the flagfile's")
 flags.DEFINE_list("all_shots", [], "values of --shots; not given: the flagfile's")

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from data_prep.dataset import Dataset, save
+from fmaml_jax.data.dataset import Dataset, save
 
 EMOTIONS = ("anger", "fear", "joy")
 FIXED = ("neutral", "silence")

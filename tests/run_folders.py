@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from fmaml_jax.config import Config
-from fmaml_jax.evaluate import interval
+from fmaml_jax.training.evaluate import interval
 
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "neutral", "silence")
 

@@ -5,13 +5,13 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
-from data_prep.audio import read_clip
-from data_prep.dataset import Dataset, save
-from data_prep.descriptors import DescriptorConfig
-from data_prep.features import extract
-from data_prep.synthesise import emofilm_clips, neutral_clips, render, silence_clips
+from fmaml_jax.audio.decoding import read_clip
+from fmaml_jax.audio.descriptors import DescriptorConfig
+from fmaml_jax.audio.features import extract
 from fmaml_jax.config import Config
-from fmaml_jax.run import run
+from fmaml_jax.data.dataset import Dataset, save
+from fmaml_jax.synthesis.speech import emofilm_clips, neutral_clips, render, silence_clips
+from fmaml_jax.training.experiment import run
 
 EMOTIONS = ("anger", "fear", "sadness")
 FIXED = ("neutral", "silence")

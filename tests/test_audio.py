@@ -5,7 +5,7 @@ import pytest
 import soundfile
 import soxr
 
-from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_blocks, read_clip
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_blocks, read_clip
 from tests.test_prepare import noise
 
 

@@ -11,10 +11,6 @@ import pytest
 import soundfile
 from jax.extend.core import jaxprs_in_params
 
-from data_prep.audio import SAMPLE_RATE
-from data_prep.console import UserError
-from data_prep.dataset import CLIP_FIELDS, load
-from data_prep.features import FEATURES
 from data_prep.prepare import prepare
 from experiments.benchmarks import egemaps, enrolment, jax_cases
 from experiments.benchmarks.workload import (
@@ -24,10 +20,14 @@ from experiments.benchmarks.workload import (
     make_features,
     meta_step_flops,
 )
+from fmaml_jax.audio.decoding import SAMPLE_RATE
+from fmaml_jax.audio.features import FEATURES
+from fmaml_jax.common.console import UserError
 from fmaml_jax.convolution import patches_conv
-from fmaml_jax.evaluate import gather
+from fmaml_jax.data.dataset import CLIP_FIELDS, load
 from fmaml_jax.learners.functionals import time_statistics
 from fmaml_jax.model import make_model
+from fmaml_jax.training.evaluate import gather
 
 TINY = Workload(tasks=2, steps=2, filters=4)
 

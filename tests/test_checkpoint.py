@@ -8,8 +8,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from data_prep.console import UserError
-from data_prep.features import FEATURES
+from fmaml_jax.audio.features import FEATURES
+from fmaml_jax.common.console import UserError
 from fmaml_jax.recognition.checkpoint import load_start
 
 

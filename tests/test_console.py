@@ -10,7 +10,7 @@ from tests.test_prepare import ROOT
 
 COLLECTING = """
 import gc, os, sys, time
-from data_prep import console
+from fmaml_jax.common import console
 
 def main():
     console.unwind_on_termination()

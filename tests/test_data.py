@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 
-from data_prep.console import UserError
-from data_prep.dataset import Shard, load, save
-from fmaml_jax import data
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import NO_TARGET
-from fmaml_jax.data import (
+from fmaml_jax.data import split as split_module
+from fmaml_jax.data.dataset import Shard, load, save
+from fmaml_jax.data.split import (
     Clips,
     Split,
     load_clips,
@@ -191,7 +191,7 @@ def within_classes(features, split, ways=3):
 
 
 def test_unshrunk_whitening_makes_the_covariance_within_classes_the_identity(monkeypatch):
-    monkeypatch.setattr(data, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(split_module, "SHRINKAGE", 0.0)
     features, split = one_frame_clips()
     whitened = scaled(features, whitening_scale(features, split, 3))
     rest = within_classes(whitened, split)
@@ -203,7 +203,7 @@ def test_unshrunk_whitening_makes_the_covariance_within_classes_the_identity(mon
 
 def test_unshrunk_whitening_does_not_depend_on_the_coordinates(monkeypatch):
     """Distances of clips are the same for any affine recoding of their features."""
-    monkeypatch.setattr(data, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(split_module, "SHRINKAGE", 0.0)
     features, split = one_frame_clips()
     rng = np.random.default_rng(3)
     recoded = (features @ rng.normal(size=(5, 5)) + rng.normal(size=5)).astype(np.float32)
@@ -217,14 +217,14 @@ def test_unshrunk_whitening_does_not_depend_on_the_coordinates(monkeypatch):
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3, 0.7, 1.0])
 def test_whitened_clips_differ_by_one_whatever_the_shrinkage(shrinkage, monkeypatch):
-    monkeypatch.setattr(data, "SHRINKAGE", shrinkage)
+    monkeypatch.setattr(split_module, "SHRINKAGE", shrinkage)
     features, split = one_frame_clips(clips=20)
     rest = within_classes(scaled(features, whitening_scale(features, split, 3)), split)
     np.testing.assert_allclose(np.mean(rest**2), 1, rtol=1e-3)
 
 
 def test_wholly_shrunk_whitening_scales_each_coefficient_by_its_deviation(monkeypatch):
-    monkeypatch.setattr(data, "SHRINKAGE", 1.0)
+    monkeypatch.setattr(split_module, "SHRINKAGE", 1.0)
     features, split = one_frame_clips(clips=30)
     matrix = whitening_scale(features, split, 3).matrix
     deviation = within_classes(features.astype(np.float64), split).std(axis=0)

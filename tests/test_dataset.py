@@ -6,8 +6,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from data_prep.console import UserError
-from data_prep.dataset import Dataset, Shard, load, save
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.dataset import Dataset, Shard, load, save
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from data_prep.audio import SAMPLE_RATE, read_clip
 from data_prep.corpora import list_clips
-from data_prep.dataset import load
-from data_prep.descriptors import DescriptorConfig, _melody, describe, measure
-from data_prep.features import extract, restore_config
+from fmaml_jax.audio.decoding import SAMPLE_RATE, read_clip
+from fmaml_jax.audio.descriptors import DescriptorConfig, _melody, describe, measure
+from fmaml_jax.audio.features import extract, restore_config
+from fmaml_jax.data.dataset import load
 from tests.test_prepare import SHARED, command, needs_shared, noise
 
 CORPORA = SHARED / "corpora"

@@ -8,16 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from data_prep.console import UserError
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.convolution import reference_conv
-from fmaml_jax.devices import host_share, largest_divisor, make_layout, to_devices
-from fmaml_jax.episodes import Episodes, TaskShape
-from fmaml_jax.evaluate import gather, make_predict, predict_episodes
+from fmaml_jax.data.episodes import Episodes, TaskShape
 from fmaml_jax.learners import find_method
 from fmaml_jax.maml import cross_entropy
 from fmaml_jax.model import make_model
-from fmaml_jax.train import State, make_update
+from fmaml_jax.training.devices import host_share, largest_divisor, make_layout, to_devices
+from fmaml_jax.training.evaluate import gather, make_predict, predict_episodes
+from fmaml_jax.training.train import State, make_update
 
 WAYS, FIXED, SHOTS, QUERY, CLIPS, TASKS = 3, 2, 2, 2, 60, 8
 RATE, STEPS = 0.1, 2

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from fmaml_jax.episodes import TaskShape, sample, validation_tasks
+from fmaml_jax.data.episodes import TaskShape, sample, validation_tasks
 
 WAYS, FIXED = 3, 2
 SHAPE = TaskShape(WAYS, shots=4, query=(5, 5, 5, 3, 2), shuffled=WAYS)

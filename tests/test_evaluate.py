@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fmaml_jax import evaluate
-from fmaml_jax.evaluate import Predictions
+from fmaml_jax.training import evaluate
+from fmaml_jax.training.evaluate import Predictions
 
 # Two episodes, one inner step, queries of three emotions (0, 1, 2) and one fixed class (3).
 LABELS = np.array([[0, 1, 2, 3], [0, 1, 2, 3]])

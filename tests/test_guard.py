@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.console import UserError
 from data_prep.corpora import list_clips
-from fmaml_jax.data import Clips, leak_groups, load_clips, split_clips
-from fmaml_jax.episodes import TaskShape, fits, require_division, sample, validation_tasks
-from fmaml_jax.guard import SHARED_SHOTS, count_groups, divide
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.episodes import TaskShape, fits, require_division, sample, validation_tasks
+from fmaml_jax.data.guard import SHARED_SHOTS, count_groups, divide
+from fmaml_jax.data.split import Clips, leak_groups, load_clips, split_clips
 from tests.corpus import EMOTIONS, FIXED, save_corpora
 
 LABEL_LIST = (

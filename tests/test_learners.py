@@ -10,12 +10,12 @@ from scipy import optimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
-from fmaml_jax import evaluate
 from fmaml_jax.config import Config
 from fmaml_jax.learners import find_method, functionals, mamlpp, matching, protonet, relation
 from fmaml_jax.learners.adaptation import make_support_loss, start_optimizer
 from fmaml_jax.maml import Task, cross_entropy
 from fmaml_jax.model import CONTEXT, HEAD, Model, make_model
+from fmaml_jax.training import evaluate
 
 CONFIG = Config(emotions=("a", "b"), fixed=("c",), inner_lr=0.3, inner_steps=2, test_inner_steps=3)
 

@@ -10,7 +10,6 @@ from jax import enable_x64
 
 from fmaml_jax.config import BATCH_NORM_MODES, NETWORKS, Config
 from fmaml_jax.convolution import patches_conv, reference_conv
-from fmaml_jax.evaluate import predict
 from fmaml_jax.learners import METHODS
 from fmaml_jax.maml import Task, adapt, cross_entropy, meta_gradient
 from fmaml_jax.model import (
@@ -23,6 +22,7 @@ from fmaml_jax.model import (
     make_model,
     pool_time,
 )
+from fmaml_jax.training.evaluate import predict
 
 
 @pytest.mark.parametrize("size", [(1, 40, 40, 1), (2, 5, 5, 3), (2, 6, 9, 3)])

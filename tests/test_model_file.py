@@ -7,8 +7,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from data_prep import archive
-from data_prep.console import UserError
+from fmaml_jax.common import archive
+from fmaml_jax.common.console import UserError
 from fmaml_jax.recognition import load, save
 from fmaml_jax.recognition.recogniser import fit, probabilities
 from fmaml_jax.recognition.support import read_clip_as

@@ -12,12 +12,6 @@ import python_speech_features
 import scipy.signal
 import soundfile
 
-from data_prep.audio import SAMPLE_RATE, AudioError, Header, probe, read_blocks, read_clip
-from data_prep.console import UserError
-from data_prep.dataset import load, save
-from data_prep.descriptors import DescriptorConfig
-from data_prep.features import FEATURES, extract, restore_config
-from data_prep.mfcc import MfccConfig, mfcc
 from data_prep.prepare import (
     check_out,
     choose_features,
@@ -26,7 +20,13 @@ from data_prep.prepare import (
     report,
     table,
 )
-from data_prep.shards import join
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, Header, probe, read_blocks, read_clip
+from fmaml_jax.audio.descriptors import DescriptorConfig
+from fmaml_jax.audio.features import FEATURES, extract, restore_config
+from fmaml_jax.audio.mfcc import MfccConfig, mfcc
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.dataset import load, save
+from fmaml_jax.data.shards import join
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

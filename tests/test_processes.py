@@ -9,7 +9,7 @@ import types
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from data_prep.processes import process_pool
+from fmaml_jax.common.processes import process_pool
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,7 +41,7 @@ def test_all_processes_start_alike_even_where_the_first_is_soon_idle(monkeypatch
 def test_processes_end_where_the_one_that_started_them_is_killed():
     script = (
         "import time\n"
-        "from data_prep.processes import process_pool\n"
+        "from fmaml_jax.common.processes import process_pool\n"
         "with process_pool(2):\n"
         "    print('started', flush=True)\n"
         "    time.sleep(60)\n"

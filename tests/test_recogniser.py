@@ -10,8 +10,8 @@ import pytest
 from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest
 
-from data_prep.console import UserError
-from fmaml_jax.data import scaled
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.split import scaled
 from fmaml_jax.enrol import describe
 from fmaml_jax.learners import fmaml
 from fmaml_jax.maml import Task

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from data_prep.console import UserError
-from data_prep.dataset import Dataset, save
-from fmaml_jax import plots
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.dataset import Dataset, save
 from fmaml_jax.report.__main__ import report
 from fmaml_jax.report.figures import MODE
 from fmaml_jax.report.runs import Row, collect
@@ -33,6 +32,7 @@ from fmaml_jax.report.tables import (
     summarise,
     to_csv,
 )
+from fmaml_jax.training import plots
 from tests.run_folders import CLASSES, make_run
 
 ROOT = Path(__file__).resolve().parents[1]

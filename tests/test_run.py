@@ -16,17 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_prep.console import UserError
-from fmaml_jax import evaluate as evaluate_module
-from fmaml_jax import run as run_module
-from fmaml_jax import train as train_module
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import Config, flags_from_config
-from fmaml_jax.data import load_clips
+from fmaml_jax.data.split import load_clips
 from fmaml_jax.learners import METHODS
 from fmaml_jax.model import HEAD, Model
-from fmaml_jax.run import run
-from fmaml_jax.run_folder import write_json
-from fmaml_jax.train import InterruptedRunError, NonFiniteLossError
+from fmaml_jax.training import evaluate as evaluate_module
+from fmaml_jax.training import experiment as run_module
+from fmaml_jax.training import train as train_module
+from fmaml_jax.training.experiment import run
+from fmaml_jax.training.run_folder import write_json
+from fmaml_jax.training.train import InterruptedRunError, NonFiniteLossError
 from tests.corpus import EMOTIONS, save_corpora
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,13 +11,14 @@ import pytest
 from scipy.io import wavfile
 from scipy.signal import welch
 
-from data_prep import noise, synthesise
-from data_prep.console import UserError
+from data_prep import synthesise
 from data_prep.corpora import list_clips
-from data_prep.dataset import NO_LANGUAGE
-from data_prep.espeak import speak
-from data_prep.sentences import SENTENCES
-from data_prep.synthesise import EMOFILM_CODES, USUAL, VOICES, Clip, render, voice_quality
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.dataset import NO_LANGUAGE
+from fmaml_jax.synthesis import noise
+from fmaml_jax.synthesis.espeak import speak
+from fmaml_jax.synthesis.sentences import SENTENCES
+from fmaml_jax.synthesis.speech import EMOFILM_CODES, USUAL, VOICES, Clip, render, voice_quality
 
 ROOT = Path(__file__).resolve().parents[1]
 EMOTIONS = tuple(EMOFILM_CODES)

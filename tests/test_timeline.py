@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data_prep.audio import SAMPLE_RATE, AudioError, read_clip
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
 from fmaml_jax.recognition import predict
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import fit

@@ -30,12 +30,12 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from data_prep import console
-from data_prep.audio import SAMPLE_RATE
-from data_prep.console import UserError
-from data_prep.features import FEATURES
 from data_prep.prepare import extract_all
 from data_prep.synthesise import synthesise
+from fmaml_jax.audio.decoding import SAMPLE_RATE
+from fmaml_jax.audio.features import FEATURES
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError
 
 CONFIG = FEATURES["paper"]
 SAMPLES = round(CONFIG.clip_seconds * SAMPLE_RATE)

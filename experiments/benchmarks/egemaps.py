@@ -19,12 +19,12 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32
 
-from data_prep.audio import SAMPLE_RATE, AudioError, read_clip
-from data_prep.console import UserError, progress, run
 from data_prep.corpora import CORPORA, clip_names, list_clips
-from data_prep.dataset import Dataset, load, save
-from data_prep.features import FEATURES
 from data_prep.prepare import check_out, prepare, report, table
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
+from fmaml_jax.audio.features import FEATURES
+from fmaml_jax.common.console import UserError, progress, run
+from fmaml_jax.data.dataset import Dataset, load, save
 
 
 def functionals(paths: list[Path]) -> Float32[np.ndarray, "clips 1 coeffs"]:

@@ -15,14 +15,14 @@ import numpy as np
 from absl import flags
 from scipy import stats
 
-from data_prep import console
-from data_prep.console import progress
-from data_prep.dataset import Dataset, load
-from fmaml_jax.devices import set_up_compilation
+from fmaml_jax.common import console
+from fmaml_jax.common.console import progress
+from fmaml_jax.data.dataset import Dataset, load
 from fmaml_jax.recognition import enrol
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.recogniser import probabilities
 from fmaml_jax.recognition.support import LabelledClip
+from fmaml_jax.training.devices import set_up_compilation
 
 
 class Kind(NamedTuple):

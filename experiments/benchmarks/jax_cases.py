@@ -23,13 +23,13 @@ from experiments.benchmarks.workload import (
 )
 from fmaml_jax.config import Config
 from fmaml_jax.convolution import reference_conv
-from fmaml_jax.devices import make_layout, replicated, to_devices
-from fmaml_jax.episodes import Episodes
-from fmaml_jax.evaluate import gather, make_predict, predict_episodes
+from fmaml_jax.data.episodes import Episodes
 from fmaml_jax.learners import find_method
 from fmaml_jax.maml import Params, Task, cross_entropy
 from fmaml_jax.model import Model, make_model
-from fmaml_jax.train import State, make_update
+from fmaml_jax.training.devices import make_layout, replicated, to_devices
+from fmaml_jax.training.evaluate import gather, make_predict, predict_episodes
+from fmaml_jax.training.train import State, make_update
 
 Step = Callable[[], float]
 Gradient = Callable[[], dict[str, np.ndarray]]

@@ -35,9 +35,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from absl import flags
 
-from data_prep import console
-from data_prep.console import UserError
 from experiments.benchmarks.workload import Workload, meta_step_flops
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError
 
 PEERS = ("torch loop", "torch.func vmap", "naive JAX")
 ORDERS = ("second", "first")

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from fmaml_jax.data import Pool
-from fmaml_jax.episodes import Episodes, TaskShape, sample
+from fmaml_jax.data.episodes import Episodes, TaskShape, sample
+from fmaml_jax.data.split import Pool
 
 INNER_LR = 0.1
 OUTER_LR = 0.001

@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from fmaml_jax.data import Pool
+from fmaml_jax.data.split import Pool
 
 PERCENTILES = (10, 50, 90)
 Statistics = Float[np.ndarray, "clips statistics"]

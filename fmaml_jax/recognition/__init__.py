@@ -8,7 +8,7 @@
     prediction = predict(load("my.model"), "call.wav")
     print(prediction.segments)
 
-Every error that a user can mend is a `data_prep.console.UserError` of one sentence.
+Every error that a user can mend is a `fmaml_jax.common.console.UserError` of one sentence.
 """
 
 import os
@@ -19,9 +19,9 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
-from data_prep.audio import AudioError, probe
-from data_prep.console import UserError
-from data_prep.features import extract_each
+from fmaml_jax.audio.decoding import AudioError, probe
+from fmaml_jax.audio.features import extract_each
+from fmaml_jax.common.console import UserError
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.model_file import load, save
 from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
@@ -83,7 +83,7 @@ def predict(
             a longer one is cut into segments where there is speech. Memory does not grow with it.
         abstain: probability from 0 to 1 below which the answer is "unsure".
         executor: describes stretches of a recording at the same time, such as a
-            `data_prep.processes.process_pool`; the result is the same.
+            `fmaml_jax.common.processes.process_pool`; the result is the same.
         report: is told the seconds of the recording that are done, again and again.
 
     Returns:

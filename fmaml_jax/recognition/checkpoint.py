@@ -9,14 +9,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from data_prep.archive import content_hash
-from data_prep.console import UserError
-from data_prep.features import FeatureConfig, restore_config
+from fmaml_jax.audio.features import FeatureConfig, restore_config
+from fmaml_jax.common.archive import content_hash
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import Config
-from fmaml_jax.data import Scale
+from fmaml_jax.data.split import Scale
 from fmaml_jax.maml import Params
 from fmaml_jax.model import CONTEXT, HEAD, make_model
-from fmaml_jax.run_folder import PACKAGES, recorded_settings, refuse_damage
+from fmaml_jax.training.run_folder import PACKAGES, recorded_settings, refuse_damage
 
 METHODS = ("fmaml", "fomaml")
 """Methods whose adaptation enrolment knows; at test time they do the same."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from data_prep import archive
-from data_prep.console import UserError
-from data_prep.features import restore_config
-from fmaml_jax.data import Scale
+from fmaml_jax.audio.features import restore_config
+from fmaml_jax.common import archive
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.split import Scale
 from fmaml_jax.recognition.recogniser import BATCH, Estimate, Recogniser, logits_of_vectors
 
 FORMAT = 1

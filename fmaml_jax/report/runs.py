@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_prep.console import UserError
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET
 from fmaml_jax.learners import METHODS
-from fmaml_jax.run_folder import recorded_settings
+from fmaml_jax.training.run_folder import recorded_settings
 
 FIGURES = ("accuracy", "emotion_accuracy", "uar")
 """What is measured of each test episode; the names of `results.json`."""

@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from data_prep.console import UserError
-from data_prep.dataset import NO_LANGUAGE, Dataset
-from data_prep.shards import load_corpora
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import BATCH_NORM_MODES
-from fmaml_jax.evaluate import interval
+from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset
+from fmaml_jax.data.shards import load_corpora
 from fmaml_jax.report.runs import FIGURES, Row, Run
+from fmaml_jax.training.evaluate import interval
 
 LANGUAGES = {  # in the order of the paper's columns, then of the other corpora
     **{"en": "English", "es": "Spanish", "it": "Italian"},

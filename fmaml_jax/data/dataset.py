@@ -26,8 +26,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from data_prep import archive
-from data_prep.console import UserError
+from fmaml_jax.common import archive
+from fmaml_jax.common.console import UserError
 
 SCHEMA_VERSION = 1
 CLIP_FIELDS = ("labels", "languages", "speakers", "scenes", "names")

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
-from data_prep.console import UserError
-from data_prep.descriptors import DescriptorConfig, describe
-from data_prep.mfcc import MfccConfig, mfcc
+from fmaml_jax.audio.descriptors import DescriptorConfig, describe
+from fmaml_jax.audio.mfcc import MfccConfig, mfcc
+from fmaml_jax.common.console import UserError
 
 FeatureConfig = MfccConfig | DescriptorConfig
 

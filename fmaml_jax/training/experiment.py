@@ -15,10 +15,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from data_prep.console import UserError, progress
-from fmaml_jax import evaluate, plots
+from fmaml_jax.common.console import UserError, progress
+from fmaml_jax.common.text import text_table
 from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET, Config
-from fmaml_jax.data import (
+from fmaml_jax.data.episodes import Episodes, TaskShape, require_division, sample, validation_tasks
+from fmaml_jax.data.split import (
     Clips,
     Split,
     load_clips,
@@ -28,7 +29,12 @@ from fmaml_jax.data import (
     standard_scale,
     whitening_scale,
 )
-from fmaml_jax.devices import (
+from fmaml_jax.learners import find_method, functionals
+from fmaml_jax.learners.interface import Learner
+from fmaml_jax.maml import Params
+from fmaml_jax.model import input_frames, make_model, pool_time
+from fmaml_jax.training import evaluate, plots
+from fmaml_jax.training.devices import (
     Layout,
     any_process,
     first_process,
@@ -36,14 +42,9 @@ from fmaml_jax.devices import (
     replicated,
     together,
 )
-from fmaml_jax.episodes import Episodes, TaskShape, require_division, sample, validation_tasks
-from fmaml_jax.evaluate import Predictions
-from fmaml_jax.learners import find_method, functionals
-from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params
-from fmaml_jax.model import input_frames, make_model, pool_time
-from fmaml_jax.run_folder import describe, run_folder, seed_folders, write_json
-from fmaml_jax.train import ADVICE, NonFiniteLossError, init_seeds, learning_curve, train
+from fmaml_jax.training.evaluate import Predictions
+from fmaml_jax.training.run_folder import describe, run_folder, seed_folders, write_json
+from fmaml_jax.training.train import ADVICE, NonFiniteLossError, init_seeds, learning_curve, train
 
 
 def task_shapes(config: Config) -> tuple[TaskShape, TaskShape]:
@@ -411,11 +412,7 @@ def table(results: dict[str, Any]) -> str:
             rows.append((f"{name}, {mode}", *(percent(figures[column]) for column in columns)))
     chance = f"{100 * results['chance']:.1f}"
     rows.append(("chance", chance, f"{100 / results['ways']:.1f}", chance))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = [text_table(rows)]
     if not results["knows_fixed_classes"]:
         lines.append("the method cannot know the fixed classes: they are in no support it has")
     lines.append(f"accuracy in %; ± is the 95% interval over {results['episodes']} episodes")

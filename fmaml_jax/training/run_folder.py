@@ -3,7 +3,6 @@
 import contextlib
 import fcntl
 import json
-import os
 import platform
 import re
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,8 @@ from typing import Any
 import jax
 import tensorstore
 
-from data_prep.console import UserError
+from fmaml_jax.common.console import UserError
+from fmaml_jax.common.files import whole_file
 from fmaml_jax.config import Config
 
 LIST_OF_NUMBERS = re.compile(r"\[([-+.\deE,\s]+)\]")
@@ -149,7 +149,6 @@ def seed_folders(path: Path, config: Config) -> list[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Writes a JSON file whole or not at all, a list of numbers in one line."""
-    partial = path.with_name(f".{path.name}.tmp")
     text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    partial.write_text(LIST_OF_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        file.write(LIST_OF_NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text))

@@ -13,8 +13,12 @@ from jaxtyping import Float, Float32, Int
 from scipy import stats
 from sklearn.decomposition import PCA
 
-from fmaml_jax.data import Groups, Pool
-from fmaml_jax.devices import (
+from fmaml_jax.data.episodes import Episodes, TaskShape, sample_seeds
+from fmaml_jax.data.split import Groups, Pool
+from fmaml_jax.learners.functionals import Make, Statistics
+from fmaml_jax.learners.interface import Learner
+from fmaml_jax.maml import Params, Task
+from fmaml_jax.training.devices import (
     Layout,
     host_share,
     largest_divisor,
@@ -22,10 +26,6 @@ from fmaml_jax.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds
-from fmaml_jax.learners.functionals import Make, Statistics
-from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params, Task
 
 UNKNOWN = -1e3
 """Score of a class that a classifier has never seen."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32
 from python_speech_features.base import get_filterbanks, lifter
 from python_speech_features.sigproc import preemphasis, round_half_up
 
-from data_prep.audio import SAMPLE_RATE
+from fmaml_jax.audio.decoding import SAMPLE_RATE
 
 
 class MfccConfig(NamedTuple):

@@ -20,10 +20,14 @@ import orbax.checkpoint as ocp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Scalar
 
-from data_prep.console import progress
+from fmaml_jax.common.console import progress
+from fmaml_jax.common.files import whole_file
 from fmaml_jax.config import Config
-from fmaml_jax.data import Scale, Split
-from fmaml_jax.devices import (
+from fmaml_jax.data.episodes import Episodes, TaskShape, sample_seeds, validation_tasks
+from fmaml_jax.data.split import Scale, Split
+from fmaml_jax.learners.interface import Learner
+from fmaml_jax.maml import Params, meta_gradient
+from fmaml_jax.training.devices import (
     Layout,
     any_process,
     first_process,
@@ -33,11 +37,8 @@ from fmaml_jax.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.episodes import Episodes, TaskShape, sample_seeds, validation_tasks
-from fmaml_jax.evaluate import accuracy, gather, log_loss, predict_episodes
-from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params, meta_gradient
-from fmaml_jax.run_folder import refuse_damage, seed_folders
+from fmaml_jax.training.evaluate import accuracy, gather, log_loss, predict_episodes
+from fmaml_jax.training.run_folder import refuse_damage, seed_folders
 
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
@@ -315,9 +316,8 @@ def _reopened(folder: Path, step: int) -> TextIO:
                 kept.append(line)
         except json.JSONDecodeError:  # cut short by a kill, so later than the checkpoint
             break
-    partial_file = path.with_suffix(".tmp")
-    partial_file.write_text("".join(kept))
-    partial_file.replace(path)
+    with whole_file(path) as file:
+        file.write("".join(kept))
     return path.open("a")
 
 

@@ -11,14 +11,21 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.console import UserError
-from data_prep.corpora import Skipped
-from data_prep.dataset import CLIP_FIELDS, Dataset, load
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.dataset import CLIP_FIELDS, Dataset, load
 
 _NUMBER = re.compile(r"-\d{5,}-of-(?=\d{5,}\.npz$)")
+
+
+class Skipped(NamedTuple):
+    """A file that is no clip of the corpus, and why."""
+
+    file: str
+    reason: str
 
 
 def shard_path(out: Path, index: int, count: int) -> Path:

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Float32
 from python_speech_features.base import get_filterbanks
 from scipy.ndimage import median_filter
 
-from data_prep.audio import SAMPLE_RATE
+from fmaml_jax.audio.decoding import SAMPLE_RATE
 
 
 class DescriptorConfig(NamedTuple):

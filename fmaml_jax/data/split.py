@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped
 
-from data_prep.console import UserError
-from data_prep.dataset import NO_LANGUAGE
-from data_prep.shards import load_corpora
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import NO_TARGET
+from fmaml_jax.data.dataset import NO_LANGUAGE
+from fmaml_jax.data.shards import load_corpora
 
 SHRINKAGE = 0.7
 """Of the whitening; chosen on Polish as the target. 0.5 to 0.9 are within a point of it."""

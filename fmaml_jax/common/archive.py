@@ -1,15 +1,13 @@
 """An .npz of named arrays, written whole or not at all, read without pickles, and self-checking."""
 
-import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from data_prep.console import UserError
+from fmaml_jax.common.console import UserError
+from fmaml_jax.common.files import whole_file
 
 _HASH = "content_hash"
 
@@ -30,28 +28,15 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> str:
     Raises:
         UserError: the folder is missing or not writable, or the disk is full.
     """
-    path = Path(path)
     digest = content_hash(arrays)
-    partial = None
     try:
-        descriptor, partial = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"
-        )
-        with os.fdopen(descriptor, "wb") as file:
+        with whole_file(path, "wb") as file:
             np.savez(file, **arrays, **{_HASH: np.asarray(digest)})
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; give --out a file in a folder "
             "that exists, is writable and has room"
         ) from error
-    finally:
-        if partial is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(partial)
     return digest
 
 

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32
 
-from data_prep.console import UserError
-from fmaml_jax.data import Groups, Pool
-from fmaml_jax.guard import (
+from fmaml_jax.common.console import UserError
+from fmaml_jax.data.guard import (
     Division,
     count_groups,
     divide,
@@ -20,6 +19,7 @@ from fmaml_jax.guard import (
     make_division,
     query_groups,
 )
+from fmaml_jax.data.split import Groups, Pool
 
 SPLITS = ("train", "val", "test")
 

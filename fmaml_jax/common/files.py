@@ -1,0 +1,65 @@
+"""Folders that are searched, and files that are written whole or not at all."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from fmaml_jax.common.console import UserError
+
+
+def walk(top: Path) -> Iterator[str]:
+    """Posix paths, relative to `top`, of all files below it; links are followed, loops once."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+
+    seen = set()
+    for folder, subfolders, files in os.walk(top, onerror=fail, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders.sort()
+        for file in files:
+            yield (Path(folder) / file).relative_to(top).as_posix()
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+    """A file to write that appears under its name when the block ends, and never in part.
+
+    It is written beside its place under a name of its own, synced to the disk, and renamed. Text
+    is UTF-8, its line ends are left alone, and what is no text (a file name may hold any byte)
+    becomes a backslash escape.
+
+    Args:
+        path: the file; its folder exists.
+        mode: "w" for text, "wb" for bytes.
+
+    Raises:
+        OSError: it cannot be written; what was there before is untouched.
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+
+
+def _umask() -> int:
+    """What this process takes away from the permissions of its files; it can only be read so."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
