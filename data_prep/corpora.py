@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fmaml_jax.audio.decoding import is_audio
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import walk
 from fmaml_jax.common.text import read_table
 from fmaml_jax.data.dataset import NO_LANGUAGE

@@ -12,7 +12,8 @@ from pathlib import Path
 from absl import flags
 
 from data_prep.prepare import check_out, report, table
-from fmaml_jax.common.console import UserError, run
+from fmaml_jax.common.console import run
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import load, save
 from fmaml_jax.data.shards import expand, join
 

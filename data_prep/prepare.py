@@ -30,7 +30,8 @@ from jaxtyping import Float32
 from data_prep.corpora import CORPORA, KNOWN, Clip, Listing, clip_names, list_clips
 from fmaml_jax.audio.decoding import AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES, FeatureConfig, extract
-from fmaml_jax.common.console import UserError, progress, run
+from fmaml_jax.common.console import progress, run
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.common.text import text_table
 from fmaml_jax.data.dataset import Dataset, Shard, load, save

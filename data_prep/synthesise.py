@@ -28,7 +28,7 @@ from absl import flags
 from scipy.io import wavfile
 
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.synthesis.sentences import SENTENCES
 from fmaml_jax.synthesis.speech import (

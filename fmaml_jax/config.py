@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 NO_TARGET = "none"
 """The --target that leaves every language to meta-training, and no test."""

@@ -8,8 +8,8 @@ import numpy as np
 from absl import flags
 
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError, one_line
-from fmaml_jax.common.text import text_table
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import one_line, text_table
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Recogniser

@@ -11,7 +11,7 @@ from absl import flags
 
 from fmaml_jax import config as settings
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.training.devices import ends_with_its_peers, one_voice, set_up_compilation
 from fmaml_jax.training.experiment import run
 from fmaml_jax.training.train import InterruptedRunError, NonFiniteLossError

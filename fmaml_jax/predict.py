@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from fmaml_jax.audio.decoding import AudioError, is_audio, probe
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError, one_line, progress
+from fmaml_jax.common.console import progress
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import walk, whole_file
 from fmaml_jax.common.processes import cores, process_pool
+from fmaml_jax.common.text import one_line
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser

@@ -32,7 +32,7 @@ from matplotlib.figure import Figure
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_clip
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict, save
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.formats import FORMATS

@@ -19,7 +19,8 @@ from absl import flags
 
 from fmaml_jax import config as settings
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError, progress
+from fmaml_jax.common.console import progress
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config, flags_from_config
 from fmaml_jax.training.run_folder import recorded_settings, seed_folders, settings_of
 from fmaml_jax.training.train import STOP_SIGNALS

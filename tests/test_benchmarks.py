@@ -22,7 +22,7 @@ from experiments.benchmarks.workload import (
 )
 from fmaml_jax.audio.decoding import SAMPLE_RATE
 from fmaml_jax.audio.features import FEATURES
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.convolution import patches_conv
 from fmaml_jax.data.dataset import CLIP_FIELDS, load
 from fmaml_jax.learners.functionals import time_statistics

@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from fmaml_jax.audio.features import FEATURES
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition.checkpoint import load_start
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config, config_from_flags, define_flags
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.corpora import CORPORA, KNOWN, Clip, Skipped, clip_names, list_clips, parse
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="no shared/ beside the checkout")

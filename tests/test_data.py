@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import NO_TARGET
 from fmaml_jax.data import split as split_module
 from fmaml_jax.data.dataset import Shard, load, save

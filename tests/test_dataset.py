@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import Dataset, Shard, load, save
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.convolution import reference_conv
 from fmaml_jax.data.episodes import Episodes, TaskShape

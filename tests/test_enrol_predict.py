@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.enrol import describe
 from fmaml_jax.predict import HELP_SECONDS, _helpers
 from fmaml_jax.recognition import enrol, formats, load, predict, save

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_prep.corpora import list_clips
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.episodes import TaskShape, fits, require_division, sample, validation_tasks
 from fmaml_jax.data.guard import SHARED_SHOTS, count_groups, divide
 from fmaml_jax.data.split import Clips, leak_groups, load_clips, split_clips

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fmaml_jax.common import archive
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import load, save
 from fmaml_jax.recognition.recogniser import fit, probabilities
 from fmaml_jax.recognition.support import read_clip_as

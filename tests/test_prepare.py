@@ -24,7 +24,7 @@ from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, Header, probe, rea
 from fmaml_jax.audio.descriptors import DescriptorConfig
 from fmaml_jax.audio.features import FEATURES, extract, restore_config
 from fmaml_jax.audio.mfcc import MfccConfig, mfcc
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import load, save
 from fmaml_jax.data.shards import join
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.split import scaled
 from fmaml_jax.enrol import describe
 from fmaml_jax.learners import fmaml

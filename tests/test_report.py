@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import Dataset, save
 from fmaml_jax.report.__main__ import report
 from fmaml_jax.report.figures import MODE

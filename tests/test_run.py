@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config, flags_from_config
 from fmaml_jax.data.split import load_clips
 from fmaml_jax.learners import METHODS

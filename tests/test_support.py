@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition.support import look_over, read_clip_as, read_support
 from tests.test_prepare import noise
 

@@ -13,7 +13,7 @@ from scipy.signal import welch
 
 from data_prep import synthesise
 from data_prep.corpora import list_clips
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import NO_LANGUAGE
 from fmaml_jax.synthesis import noise
 from fmaml_jax.synthesis.espeak import speak

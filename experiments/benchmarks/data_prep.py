@@ -35,7 +35,7 @@ from data_prep.synthesise import synthesise
 from fmaml_jax.audio.decoding import SAMPLE_RATE
 from fmaml_jax.audio.features import FEATURES
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 CONFIG = FEATURES["paper"]
 SAMPLES = round(CONFIG.clip_seconds * SAMPLE_RATE)

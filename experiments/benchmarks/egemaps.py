@@ -23,7 +23,8 @@ from data_prep.corpora import CORPORA, clip_names, list_clips
 from data_prep.prepare import check_out, prepare, report, table
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES
-from fmaml_jax.common.console import UserError, progress, run
+from fmaml_jax.common.console import progress, run
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import Dataset, load, save
 
 

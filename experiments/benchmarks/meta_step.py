@@ -37,7 +37,7 @@ from absl import flags
 
 from experiments.benchmarks.workload import Workload, meta_step_flops
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 PEERS = ("torch loop", "torch.func vmap", "naive JAX")
 ORDERS = ("second", "first")

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32
 
 from fmaml_jax.audio.descriptors import DescriptorConfig, describe
 from fmaml_jax.audio.mfcc import MfccConfig, mfcc
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 FeatureConfig = MfccConfig | DescriptorConfig
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import whole_file
 
 _HASH = "content_hash"

@@ -16,23 +16,17 @@ from typing import NoReturn, TextIO
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import one_line
+
 LOG_SECONDS = 10.0
 """Seconds between two progress lines when the output is a file or a batch system's log."""
-
-
-class UserError(Exception):
-    """A mistake the user can mend: one sentence that names the thing and the remedy."""
 
 
 def fail(message: str) -> NoReturn:
     """Prints one line to standard error and exits with code 2."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
-
-
-def one_line(text: str) -> str:
-    """Text whose line breaks, tabs and runs of spaces are one space each."""
-    return " ".join(text.split())
 
 
 def unwind_on_termination() -> None:

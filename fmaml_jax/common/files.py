@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 
 def walk(top: Path) -> Iterator[str]:

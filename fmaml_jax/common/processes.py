@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 _ENVIRONMENT = {
     # Processes share the cores among them; a BLAS that starts threads of its own would also make

@@ -4,7 +4,12 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
+
+
+def one_line(text: str) -> str:
+    """Text whose line breaks, tabs and runs of spaces are one space each."""
+    return " ".join(text.split())
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

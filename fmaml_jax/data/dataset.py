@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from fmaml_jax.common import archive
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 SCHEMA_VERSION = 1
 CLIP_FIELDS = ("labels", "languages", "speakers", "scenes", "names")

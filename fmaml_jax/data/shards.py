@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import CLIP_FIELDS, Dataset, load
 
 _NUMBER = re.compile(r"-\d{5,}-of-(?=\d{5,}\.npz$)")

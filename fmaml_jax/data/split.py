@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import NO_TARGET
 from fmaml_jax.data.dataset import NO_LANGUAGE
 from fmaml_jax.data.shards import load_corpora

@@ -8,7 +8,7 @@
     prediction = predict(load("my.model"), "call.wav")
     print(prediction.segments)
 
-Every error that a user can mend is a `fmaml_jax.common.console.UserError` of one sentence.
+Every error that a user can mend is a `fmaml_jax.common.errors.UserError` of one sentence.
 """
 
 import os
@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits
 
 from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.audio.features import extract_each
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.model_file import load, save
 from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities

@@ -11,7 +11,7 @@ import orbax.checkpoint as ocp
 
 from fmaml_jax.audio.features import FeatureConfig, restore_config
 from fmaml_jax.common.archive import content_hash
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.data.split import Scale
 from fmaml_jax.maml import Params

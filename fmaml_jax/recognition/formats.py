@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TextIO
 from praatio.data_classes.interval_tier import IntervalTier
 from praatio.data_classes.textgrid import Textgrid
 
-from fmaml_jax.common.console import one_line
+from fmaml_jax.common.text import one_line
 from fmaml_jax.recognition.timeline import Prediction
 
 SCHEMA_VERSION = 1

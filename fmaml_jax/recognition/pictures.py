@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from fmaml_jax.common.console import UserError, one_line
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import one_line
 from fmaml_jax.recognition.recogniser import Recogniser
 from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction
 

@@ -27,7 +27,7 @@ from scipy.stats import binomtest, t
 
 from fmaml_jax.audio.features import FeatureConfig
 from fmaml_jax.common.archive import content_hash
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.data.split import Scale, scaled
 from fmaml_jax.maml import adapt

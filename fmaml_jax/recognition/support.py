@@ -14,7 +14,8 @@ from jaxtyping import Float32
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, is_audio, probe, read_clip
 from fmaml_jax.audio.features import extract
-from fmaml_jax.common.console import UserError, progress
+from fmaml_jax.common.console import progress
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import walk
 from fmaml_jax.common.text import read_table
 from fmaml_jax.data.split import scaled

@@ -16,7 +16,7 @@ from pathlib import Path
 from absl import flags
 
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.report import figures, page, runs, tables
 from fmaml_jax.report.runs import Remark
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET
 from fmaml_jax.learners import METHODS
 from fmaml_jax.training.run_folder import recorded_settings

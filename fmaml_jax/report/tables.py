@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset
 from fmaml_jax.data.shards import load_corpora

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float64
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 # From eSpeak NG's speak_lib.h.
 _SYNCHRONOUS = 2  # call back with samples, play nothing, return when the sentence is finished

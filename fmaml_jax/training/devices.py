@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 
 TASKS = "tasks"
 

@@ -15,7 +15,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
-from fmaml_jax.common.console import UserError, progress
+from fmaml_jax.common.console import progress
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import text_table
 from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET, Config
 from fmaml_jax.data.episodes import Episodes, TaskShape, require_division, sample, validation_tasks

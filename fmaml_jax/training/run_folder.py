@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import tensorstore
 
-from fmaml_jax.common.console import UserError
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import whole_file
 from fmaml_jax.config import Config
 
