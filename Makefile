@@ -68,3 +68,4 @@ test: venv
 lint: venv
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
+	.venv/bin/lint-imports --no-cache --no-logo

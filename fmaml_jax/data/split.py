@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.config import NO_TARGET
 from fmaml_jax.data.dataset import NO_LANGUAGE
 from fmaml_jax.data.shards import load_corpora
 
@@ -98,7 +97,7 @@ def load_clips(data: Sequence[str]) -> Clips:
 def split_clips(
     clips: Clips,
     *,
-    target: str,
+    target: str | None,
     emotions: Sequence[str],
     fixed: Sequence[str],
     val_fraction: float,
@@ -118,8 +117,8 @@ def split_clips(
     Args:
         clips: all clips.
         target: the language held out of meta-training, or a corpus: then its clips alone are
-            tested, and no clip of its language is trained on; or `NO_TARGET`: all languages are
-            trained on, and there is no test.
+            tested, and no clip of its language is trained on; or None: all languages are trained
+            on, and there is no test.
         emotions: the N classes to adapt.
         fixed: the F fixed classes.
         val_fraction: least share of each class's clips, of each source language, in validation;
@@ -134,12 +133,14 @@ def split_clips(
     languages = sorted(set(clips.languages[spoken]))
     found = f"found {', '.join(languages) or 'none'} in --data"
     named = (clips.languages if target in languages else clips.corpora) == target
-    tested = spoken & named & (target != NO_TARGET)
-    if target != NO_TARGET and not tested.any():
+    tested = spoken & named & (target is not None)
+    if target is not None and not tested.any():
         raise UserError(f"--target={target} has no clips; {found}")
     sources = [name for name in languages if name not in clips.languages[tested]]
     if not sources:
-        raise UserError(f"no language is left to train on beside --target={target}; {found}")
+        raise UserError(
+            f"no language is left to train on beside --target={target or 'none'}; {found}"
+        )
     usable = np.isin(clips.languages, sources)
 
     def pool(domain: Bool[np.ndarray, " clips"], part: int, chosen: np.ndarray) -> Pool:

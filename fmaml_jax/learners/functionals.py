@@ -20,8 +20,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from fmaml_jax.data.split import Pool
-
 PERCENTILES = (10, 50, 90)
 Statistics = Float[np.ndarray, "clips statistics"]
 Labels = Int[np.ndarray, " clips"]
@@ -29,7 +27,9 @@ Classify = Callable[
     [Statistics, Labels, Statistics], tuple[Labels, Float[np.ndarray, "queries known"]]
 ]
 """(support, its labels, query) -> (classes known, scores of each)."""
-Make = Callable[[Statistics, Mapping[str, Pool], int], Classify]
+Sources = Mapping[str, Sequence[Int[np.ndarray, " clips"]]]
+"""The clips to train on, by domain and then by class, in the order of the outputs."""
+Make = Callable[[Statistics, Sources, int], Classify]
 
 POOLED_C = 0.01
 """Inverse penalty of the pooled regression, chosen with `SUPPORT_WEIGHT` over all classes on Polish
@@ -60,7 +60,7 @@ def time_statistics(features: Float[np.ndarray, "clips frames coeffs"]) -> Stati
     )
 
 
-def support_svm(statistics: Statistics, sources: Mapping[str, Pool], ways: int) -> Classify:
+def support_svm(statistics: Statistics, sources: Sources, ways: int) -> Classify:
     """A linear SVM on the support; the sources are not used."""
     del statistics, sources, ways
 
@@ -71,7 +71,7 @@ def support_svm(statistics: Statistics, sources: Mapping[str, Pool], ways: int) 
     return classify
 
 
-def fixed_svm(statistics: Statistics, sources: Mapping[str, Pool], ways: int) -> Classify:
+def fixed_svm(statistics: Statistics, sources: Sources, ways: int) -> Classify:
     """A linear SVM on the support and the source clips of the classes that it lacks.
 
     Classes count alike, however many clips they have. Statistics are scaled by the support, as in
@@ -94,7 +94,7 @@ def fixed_svm(statistics: Statistics, sources: Mapping[str, Pool], ways: int) ->
 
 
 def pooled_regression(
-    statistics: Statistics, sources: Mapping[str, Pool], ways: int, tol: float = 5e-4
+    statistics: Statistics, sources: Sources, ways: int, tol: float = 5e-4
 ) -> Classify:
     """A logistic regression on the source clips and the support, each relative to its own domain.
 

@@ -77,7 +77,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     clips = load_clips(config.data)
     split = split_clips(
         clips,
-        target=config.target,
+        target=None if config.target == NO_TARGET else config.target,
         emotions=config.emotions,
         fixed=config.fixed,
         val_fraction=config.val_fraction,
