@@ -35,7 +35,11 @@ def main() -> None:
     print(f"wrote {out}: {len(dataset.names)} clips, content hash {content_hash[:12]}")
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
     flags.DEFINE_list("data", [], "Shards of one corpus: .npz files or patterns, comma-separated.")
     flags.DEFINE_string("out", None, "The .npz file to write; its folder is made if missing.")
+
+
+if __name__ == "__main__":
+    define_flags()
     run(main)

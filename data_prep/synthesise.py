@@ -157,8 +157,7 @@ def main() -> None:
     print(f"{args.out_dir}: {args.kind}, {seconds:.2f} s a clip on average")
 
 
-if __name__ == "__main__":
-    # Defined here, so that this module can be imported beside another command's flags.
+def define_flags() -> None:
     flags.DEFINE_enum("kind", None, list(CLIPS_PER_CLASS), "What to synthesise.", required=True)
     flags.DEFINE_string("out_dir", None, "Folder to make; new or empty.", required=True)
     flags.DEFINE_integer("seed", 0, "Same seed, same bytes.", lower_bound=0)
@@ -172,4 +171,8 @@ if __name__ == "__main__":
     flags.DEFINE_list(
         "languages", list(EMOFILM_LANGUAGES), "ISO 639 codes, comma-separated; not for silence."
     )
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main)

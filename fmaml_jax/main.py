@@ -16,10 +16,6 @@ from fmaml_jax.training.devices import ends_with_its_peers, one_voice, set_up_co
 from fmaml_jax.training.experiment import run
 from fmaml_jax.training.train import InterruptedRunError, NonFiniteLossError
 
-DISTRIBUTED = flags.DEFINE_bool(
-    "distributed", False, "one run of many processes: the hosts of a TPU slice or of a Slurm step"
-)
-
 PEER_TIMEOUT = 30
 """Seconds without a sign of life after which a process counts as gone."""
 
@@ -51,7 +47,7 @@ def _set_up_jax() -> None:
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     try:
-        if DISTRIBUTED.value:
+        if flags.FLAGS.distributed:
             jax.distributed.initialize(
                 heartbeat_timeout_seconds=PEER_TIMEOUT, shutdown_timeout_seconds=PEER_TIMEOUT
             )
@@ -64,7 +60,16 @@ def _set_up_jax() -> None:
     set_up_compilation()
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
     settings.define_flags()
     flags.adopt_module_key_flags(settings)
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "one run of many processes: the hosts of a TPU slice or of a Slurm step",
+    )
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main)

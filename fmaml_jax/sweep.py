@@ -25,18 +25,6 @@ from fmaml_jax.config import Config, flags_from_config
 from fmaml_jax.training.run_folder import recorded_settings, seed_folders, settings_of
 from fmaml_jax.training.train import STOP_SIGNALS
 
-flags.DEFINE_list("targets", [], "values of --target; not given: the flagfile's")
-flags.DEFINE_list("all_shots", [], "values of --shots; not given: the flagfile's")
-flags.DEFINE_list("seeds", [], "values of --seed; not given: the flagfile's")
-flags.DEFINE_list("methods", [], "values of --method; not given: the flagfile's")
-flags.DEFINE_string("out", "", "folder of the runs' folders")
-flags.DEFINE_enum("cluster", "local", ["local", "slurm"], "where the runs are computed")
-flags.DEFINE_integer("jobs", 1, "runs at a time on this machine", lower_bound=1)
-flags.DEFINE_string("slurm_partition", None, "Slurm's partition; none: its default")
-flags.DEFINE_integer("slurm_minutes", 120, "time of a Slurm job, requeued when it is up", 1)
-flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a Slurm job", lower_bound=0)
-flags.DEFINE_integer("slurm_cpus", 2, "CPU cores of a Slurm job", lower_bound=1)
-
 POLL_SECONDS = 1.0
 STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 """Exit codes of a run that was asked to stop and has saved its state."""
@@ -272,7 +260,22 @@ def main() -> int:
     return 1 if failed else 0
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
     settings.define_flags()
     flags.adopt_module_key_flags(settings)
+    flags.DEFINE_list("targets", [], "values of --target; not given: the flagfile's")
+    flags.DEFINE_list("all_shots", [], "values of --shots; not given: the flagfile's")
+    flags.DEFINE_list("seeds", [], "values of --seed; not given: the flagfile's")
+    flags.DEFINE_list("methods", [], "values of --method; not given: the flagfile's")
+    flags.DEFINE_string("out", "", "folder of the runs' folders")
+    flags.DEFINE_enum("cluster", "local", ["local", "slurm"], "where the runs are computed")
+    flags.DEFINE_integer("jobs", 1, "runs at a time on this machine", lower_bound=1)
+    flags.DEFINE_string("slurm_partition", None, "Slurm's partition; none: its default")
+    flags.DEFINE_integer("slurm_minutes", 120, "time of a Slurm job, requeued when it is up", 1)
+    flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a Slurm job", lower_bound=0)
+    flags.DEFINE_integer("slurm_cpus", 2, "CPU cores of a Slurm job", lower_bound=1)
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main)

@@ -21,14 +21,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The command, with a network that compiles at once and little patience with a lost process.
 SCRIPT = """
-from absl import flags
 from fmaml_jax.common import console
-from fmaml_jax import config, main
+from fmaml_jax import main
 from fmaml_jax.training import experiment as run
 from tests.test_run import linear_model
 run.make_model = linear_model
 main.PEER_TIMEOUT = 10
-config.define_flags()
+main.define_flags()
 console.run(main.main)
 """
 

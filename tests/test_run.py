@@ -480,12 +480,12 @@ def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, m
 def test_exit_codes(config, change, code, sentence):
     script = (
         "import sys\n"
-        "from absl import flags\n"
-        "from data_prep import console\n"
-        "from fmaml_jax import config, main, run\n"
+        "from fmaml_jax import main\n"
+        "from fmaml_jax.common import console\n"
+        "from fmaml_jax.training import experiment\n"
         "from tests.test_run import linear_model\n"
-        "run.make_model = linear_model\n"
-        "config.define_flags()\n"
+        "experiment.make_model = linear_model\n"
+        "main.define_flags()\n"
         "console.run(main.main)\n"
     )
     arguments = flags_from_config(replace(config, meta_steps=2, **change))

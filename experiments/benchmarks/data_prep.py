@@ -216,11 +216,15 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
 
 
+def define_flags() -> None:
+    flags.DEFINE_integer("clips", 2000, "Clips to prepare; for memory, also 2 and 4 times.", 1)
+    flags.DEFINE_integer("rounds", 3, "Times that each rate is measured.", 1)
+    flags.DEFINE_integer("shard_clips", 500, "Clips of a shard, for memory.", 1)
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in CASES:  # a process of its own, see `rates`
         print(json.dumps(measure(sys.argv[1], Path(sys.argv[2]))))
     else:
-        flags.DEFINE_integer("clips", 2000, "Clips to prepare; for memory, also 2 and 4 times.", 1)
-        flags.DEFINE_integer("rounds", 3, "Times that each rate is measured.", 1)
-        flags.DEFINE_integer("shard_clips", 500, "Clips of a shard, for memory.", 1)
+        define_flags()
         console.run(main)

@@ -104,9 +104,13 @@ def main() -> None:
     print(table(dataset))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
     flags.DEFINE_enum("corpus", None, [*CORPORA, "manifest"], "Corpus to read.", required=True)
     flags.DEFINE_string("audio_dir", None, "Folder of the corpus.", required=True)
     flags.DEFINE_string("out", None, "The .npz file to write.", required=True)
     flags.DEFINE_string("with_mfcc", None, "Prepared corpus whose time statistics come first.")
+
+
+if __name__ == "__main__":
+    define_flags()
     run(main)

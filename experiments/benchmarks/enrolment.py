@@ -136,7 +136,7 @@ def _row(shots: int, kind: str, found: np.ndarray) -> str:
     )
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "", "Folder of a run that never saw the corpus.")
     flags.DEFINE_string("corpus", "", "A corpus prepared with --features=descriptors.")
     flags.DEFINE_list("labels", [], "Emotions to enrol; all of the corpus by default.")
@@ -145,4 +145,8 @@ if __name__ == "__main__":
     flags.DEFINE_list("without", [], "Fixed classes that are no answers.")
     flags.DEFINE_integer("enrolments", 100, "Random enrolments a row.")
     flags.DEFINE_integer("seed", 0, "Seed of the draws.")
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main)

@@ -323,7 +323,7 @@ def main() -> None:
             draw(lines, out.with_suffix(".png"))
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
     flags.DEFINE_list("measures", list(MEASURES), f"What to measure, of {', '.join(MEASURES)}.")
     flags.DEFINE_list("peers", list(PEERS), "Whom to measure beside ours.")
     flags.DEFINE_list("orders", list(ORDERS), "Orders of the gradient.")
@@ -332,4 +332,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("steps", 5, "Inner steps.", 1)
     flags.DEFINE_list("task_counts", ["16", "64"], "Numbers of tasks for the measure `tasks`.")
     flags.DEFINE_string("out", None, "File of JSON lines to write; a .png is drawn beside it.")
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main)

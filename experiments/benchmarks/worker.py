@@ -70,11 +70,12 @@ def serve() -> None:
         import jax
 
         from experiments.benchmarks import jax_cases
-        from fmaml_jax.main import _set_up_jax
+        from fmaml_jax.main import _set_up_jax, define_flags
 
         jax.config.update("jax_default_matmul_precision", "float32")
         make, make_evaluation = jax_cases.naive, jax_cases.make_evaluation
         if case == "ours":
+            define_flags()
             flags.FLAGS(sys.argv[:1])  # the product's flags, at their defaults
             _set_up_jax()
             make = jax_cases.ours
