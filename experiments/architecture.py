@@ -73,25 +73,27 @@ FOUNDATION = _module("common", "errors, files, processes, the console", 10, 606,
 PAPER = Box("The paper: F-MAML", "", (), 44, 270, 560, 238)
 """It stands behind the boxes of `CORE`."""
 BOXES = (
-    _commands("train and test", "one run, or a grid of them", "main sweep", 10, 44, 182, 64),
-    _commands("report", "runs to tables and figures", "report", 204, 44, 200, 64),
     _commands(
-        "recognise", "clips to a model, sound to timelines", "enrol predict serve", 416, 44, 256, 64
+        "train and test", "one run, or a grid of them", "main sweep config_flags", 10, 40, 182, 78
+    ),
+    _commands("report", "runs to tables and figures", "report", 204, 40, 200, 78),
+    _commands(
+        "recognise", "clips to a model, sound to timelines", "enrol predict serve", 416, 40, 256, 78
     ),
     Box(
         "data_prep",
         "offline, once a corpus: audio files to one .npz of features",
         ("data_prep",),
-        *(696, 44, 194, 94),
+        *(696, 40, 194, 94),
         OFFLINE,
     ),
-    _module("recognition", "a start, adapted to one's own clips", 416, 130, 224, 92),
-    _module("training", "from data to results, safe to kill", 10, 194, 394, 50),
+    _module("recognition", "a start, adapted to one's own clips", 416, 138, 224, 92),
+    _module("training", "from data to results, safe to kill", 10, 198, 394, 60),
     _module("learners", "the methods, one file each", 58, 302, 532, 64, colour=CORE),
-    _module("model", "networks: CNN, CNN + LSTM, Fourier features", 58, 384, 296, 46, colour=CORE),
-    _module("config", "every setting of a run", 368, 384, 222, 46, colour=CORE),
-    _module("maml", "adaptation and meta-gradient, eqs. 1-5", 58, 448, 240, 46, colour=CORE),
-    _module("convolution", "fast for many networks at once", 312, 448, 278, 46, colour=CORE),
+    _module("model", "networks: CNN, CNN + LSTM, Fourier features", 58, 388, 532, 32, colour=CORE),
+    _module("maml", "adaptation, meta-gradient, eqs. 1-5", 58, 442, 226, 52, colour=CORE),
+    _module("convolution", "fast under vmap", 298, 442, 136, 52, colour=CORE),
+    _module("config", "settings, limits", 448, 442, 142, 52, colour=CORE),
     _module("synthesis", "synthetic speech, noise, silence", 640, 384, 210, 80),
     _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 542, 480, 50),
     _module("audio", "sound to MFCCs, or to descriptors", 504, 542, 386, 50),
@@ -201,7 +203,7 @@ def draw(graph: grimp.ImportGraph, path: Path) -> None:
     """Writes the picture; the same code gives the same bytes.
 
     Raises:
-        ValueError: see `imports` and `route`.
+        ValueError: see `imports` and `route`; also modules that overflow their box.
     """
     figure = plt.figure(figsize=(WIDTH / 100, HEIGHT / 100))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(HEIGHT, 0))
@@ -244,6 +246,8 @@ def _box(axes: Axes, box: Box, listed: Sequence[str]) -> None:
     for line in textwrap.wrap("  ".join(listed), int(room / LETTER)):
         y += LINE + 1
         axes.text(x, y, line, size=8, va="center", family="monospace", color=INK)
+    if y + LINE / 2 > box.y + box.height:
+        raise ValueError(f"the modules of {box.title} do not fit into its box; make it higher")
 
 
 def _frame(axes: Axes, box: Box, fill: str, edge: str, width: float) -> None:

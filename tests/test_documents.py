@@ -21,7 +21,8 @@ import soundfile
 from absl import flags
 
 from experiments import architecture
-from fmaml_jax.config import Config, config_from_flags
+from fmaml_jax.config import Config
+from fmaml_jax.config_flags import config_from_flags
 from fmaml_jax.learners import METHODS, Method, find_method
 from fmaml_jax.maml import Task, cross_entropy
 from tests.test_run import linear_model

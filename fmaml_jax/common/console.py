@@ -23,6 +23,10 @@ LOG_SECONDS = 10.0
 """Seconds between two progress lines when the output is a file or a batch system's log."""
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""What schedulers and Ctrl-C send; SIGUSR2 is what submitit asks Slurm for before preemption."""
+
+
 def fail(message: str) -> NoReturn:
     """Prints one line to standard error and exits with code 2."""
     print(f"error: {one_line(message)}", file=sys.stderr)
