@@ -21,9 +21,10 @@ import soundfile
 from absl import flags
 
 from experiments import architecture
+from fmaml_jax import learners, sweep
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import config_from_flags
-from fmaml_jax.learners import METHODS, Method, find_method
+from fmaml_jax.learners import METHODS, find_method
 from fmaml_jax.maml import Task, cross_entropy
 from tests.test_run import linear_model
 
@@ -137,8 +138,9 @@ def check_python(command: str, arguments: list[str]) -> None:
             if command == "fmaml_jax.sweep":
                 values.run_dir, values.target = values.out, ",".join(values.targets[:1])
             config = config_from_flags(values)
-            for method in (command == "fmaml_jax.sweep" and values.methods) or [config.method]:
-                find_method(replace(config, method=method))
+            methods = values.methods if command == "fmaml_jax.sweep" else ()
+            for cell in sweep.cells(config, "grid", methods=methods).values():
+                find_method(cell)
 
 
 def check(command: tuple[str, ...]) -> None:
@@ -175,14 +177,14 @@ def test_flags_and_files_exist(document):
 
 def test_a_method_of_ones_own_adapts_as_it_says(monkeypatch):
     (block,) = blocks("WORKSPACE.md", "python")
-    (row,) = re.findall(r'`("sign": Method\(.*\))`', DOCUMENTS["WORKSPACE.md"])
+    (row,) = re.findall(r'`("sign": Network\(.*\))`', DOCUMENTS["WORKSPACE.md"])
     sign = types.ModuleType("sign")
     exec(block, vars(sign))
-    for name, method in eval(f"{{{row}}}", {"Method": Method, "sign": sign}).items():
+    for name, method in eval(f"{{{row}}}", vars(learners) | {"sign": sign}).items():
         monkeypatch.setitem(METHODS, name, method)
 
     config = Config(method="sign", emotions=("a", "b"), fixed=("c",), inner_lr=0.3)
-    model = linear_model(3, 4, 1, "")
+    model = linear_model(config, 4)
     method, support = find_method(config)
     learner = method.make(replace(config, support=support, test_inner_steps=1), model)
     rng = np.random.default_rng(0)
