@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import textgrid
 
-from fmaml_jax import predict
 from fmaml_jax.recognition.formats import FORMATS, SCHEMA
 from fmaml_jax.recognition.pictures import draw_timeline, save_picture
 from fmaml_jax.recognition.timeline import UNSURE, Prediction, Segment
@@ -28,10 +27,6 @@ def prediction():
     )
     envelope = np.abs(np.sin(np.arange(625, dtype=np.float32)))
     return Prediction('a "call", 1\nof 2.wav', 20.0, CLASSES, segments, envelope, ("odd",))
-
-
-def test_the_command_offers_every_format():
-    assert tuple(FORMATS) == predict.FORMATS
 
 
 def written(name, *predictions):
