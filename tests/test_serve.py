@@ -25,8 +25,7 @@ from tests.test_prepare import ROOT, SHARED, needs_shared
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="requirements-web.txt is not there")
 pytest.importorskip("gradio", reason="requirements-web.txt is not there")
-from fmaml_jax.web.render import clock  # noqa: E402, after what it needs
-from fmaml_jax.web.server import LARGEST_UPLOAD, SERVED  # noqa: E402
+from fmaml_jax.web.server import LARGEST_UPLOAD, SERVED  # noqa: E402, after what it needs
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
@@ -491,11 +490,3 @@ def test_without_gradio_it_says_what_to_install():
     assert done.stderr == (
         "error: the page needs packages that are not there; `make web` installs them\n"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0:00.0"), (59.96, "1:00.0"), (61.25, "1:01.2"), (3599.9, "59:59.9"), (3600, "60:00.0")],
-)
-def test_moments_are_counted_as_the_player_counts_them(seconds, text):
-    assert clock(seconds) == text
