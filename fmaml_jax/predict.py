@@ -28,11 +28,6 @@ def main(arguments: Sequence[str]) -> int:
     from fmaml_jax.recognition import recordings
 
     wanted = recordings.find_recordings(arguments)
-
-    # Later, so that a missing file is said before JAX is there.
-    from fmaml_jax.recognition import load
-    from fmaml_jax.training.devices import set_up_compilation
-
     out, written = args.out, FORMATS[args.format]
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
     if written.single and len(wanted) > 1 and not to_folder:
@@ -49,6 +44,11 @@ def main(arguments: Sequence[str]) -> int:
         recordings.require_folder(Path(out) if to_folder else Path(out).parent)
     if args.pictures:
         recordings.require_folder(Path(args.pictures))
+
+    # Later still, so that a missing file is said before JAX is there.
+    from fmaml_jax.recognition import load
+    from fmaml_jax.training.devices import set_up_compilation
+
     set_up_compilation()
     console.unwind_on_termination()  # so that neither a helper nor half a file stays
     recogniser = load(args.model)
