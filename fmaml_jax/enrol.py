@@ -2,17 +2,11 @@
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.text import one_line, text_table
-
-if TYPE_CHECKING:
-    from fmaml_jax.recognition import Recogniser
 
 
 def main() -> None:
@@ -25,6 +19,7 @@ def main() -> None:
 
     # Late, so that --help and a missing flag do not wait for JAX.
     from fmaml_jax import recognition
+    from fmaml_jax.recognition.description import describe
     from fmaml_jax.recognition.model_file import require_writable
     from fmaml_jax.recognition.pictures import draw_estimate, save_picture
     from fmaml_jax.training.devices import set_up_compilation
@@ -40,46 +35,6 @@ def main() -> None:
         save_picture(Path(args.picture), draw_estimate(recogniser))
     recognition.save(args.out, recogniser)
     print(f"{args.out} is written, after {time.perf_counter() - started:.1f} s")
-
-
-def describe(recogniser: "Recogniser") -> str:
-    """What a user should know before using the recogniser, as text."""
-    estimate = recogniser.estimate
-    answers = [one_line(name) for name in recogniser.classes]
-    classes = [
-        (name, str(count or "none"), begins)
-        for name, count, begins in zip(
-            answers,
-            recogniser.counts,
-            (f"as {own}" if own else "as new" for own in recogniser.known_as),
-            strict=True,
-        )
-    ]
-    confusion = [
-        (label, *(str(count or "") for count in row))
-        for label, row in zip(answers, estimate.confusion.tolist(), strict=False)
-    ]
-    low, high = estimate.interval
-    estimated = (
-        [
-            f"Leaving out each {estimate.left_out} in turn: {np.trace(estimate.confusion)} of "
-            f"{estimate.clips} clips are right, {estimate.accuracy:.0%} (95% interval {low:.0%} to "
-            f"{high:.0%}); by chance {estimate.chance:.0%}.",
-            "",
-            text_table([("labelled", *answers), *confusion]),
-            "",
-        ]
-        if estimate.clips
-        else []
-    )
-    return "\n".join(
-        [
-            text_table([("class", "clips", "begins"), *classes]),
-            "",
-            *estimated,
-            *(f"Warning: {one_line(warning)}." for warning in recogniser.warnings),
-        ]
-    )
 
 
 def _meaning(item: str) -> tuple[str, str]:

@@ -1,5 +1,6 @@
 """What every command shares, in a process of its own."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -42,3 +43,29 @@ def test_a_signal_during_a_garbage_collection_is_not_lost(number, said):
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (128 + number, said)
+
+
+HELP = """
+import json, runpy, sys
+sys.argv[1:] = ["--help"]
+try:
+    runpy.run_module({!r}, run_name="__main__", alter_sys=True)
+finally:
+    print(json.dumps(list(sys.modules)), file=sys.stderr)
+"""
+COMMANDS = ["fmaml_jax.enrol", "fmaml_jax.predict", "fmaml_jax.serve"]
+SLOW = {"gradio", "jax", "matplotlib", "scipy", "sklearn", "soundfile"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_does_not_wait_for_what_the_work_needs(command):
+    done = subprocess.run(
+        [sys.executable, "-c", HELP.format(command)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert f"python -m {command} --" in done.stdout
+    assert "flags:" in done.stdout
+    assert not SLOW & set(json.loads(done.stderr))

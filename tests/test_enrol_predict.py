@@ -18,10 +18,10 @@ import pytest
 import soundfile
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.enrol import describe
-from fmaml_jax.predict import HELP_SECONDS, _helpers
 from fmaml_jax.recognition import enrol, formats, load, predict, save
+from fmaml_jax.recognition.description import describe
 from fmaml_jax.recognition.formats import SCHEMA
+from fmaml_jax.recognition.recordings import HELP_SECONDS, Recording, helpers
 from tests.test_prepare import ROOT, SHARED, needs_shared
 
 AWKWARD = "a \"b\" 'c'\nżółć.wav"
@@ -134,15 +134,19 @@ def test_a_long_recording_gives_the_same_with_helpers(enrolled, place, tmp_path)
 def test_helpers_are_for_long_recordings_and_cores_and_one_that_is_killed_is_a_sentence(
     monkeypatch,
 ):
+    short, long = (
+        Recording(Path("a.wav"), Path("a.wav"), seconds)
+        for seconds in (HELP_SECONDS - 1, HELP_SECONDS)
+    )
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    with _helpers([HELP_SECONDS]) as helpers:
-        assert helpers is None
+    with helpers([long]) as pool:
+        assert pool is None
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    with _helpers([HELP_SECONDS - 1]) as helpers:
-        assert helpers is None
+    with helpers([short]) as pool:
+        assert pool is None
     killed = pytest.raises(UserError, match="was killed; free memory")
-    with killed, _helpers([3, HELP_SECONDS]) as helpers:
-        helpers.submit(os._exit, 1).result()
+    with killed, helpers([short, long]) as pool:
+        pool.submit(os._exit, 1).result()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
@@ -160,7 +164,7 @@ def test_what_is_ended_in_the_middle_leaves_neither_processes_nor_half_a_file(
         start_new_session=True,
     )
     try:
-        wait_until((tmp_path / ".out.csv.tmp").exists)  # the short recording is done
+        wait_until(lambda: [*tmp_path.glob(".out.csv.*.tmp")])  # the short recording is done
         process.send_signal(number)
         process.wait(timeout=30)
         wait_until(lambda: not is_running(process.pid))

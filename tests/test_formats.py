@@ -10,8 +10,9 @@ import jsonschema
 import numpy as np
 import pytest
 import textgrid
+from matplotlib.figure import Figure
 
-from fmaml_jax import predict
+from fmaml_jax.common.pictures import draw_matrix
 from fmaml_jax.recognition.formats import FORMATS, SCHEMA
 from fmaml_jax.recognition.pictures import draw_timeline, save_picture
 from fmaml_jax.recognition.timeline import UNSURE, Prediction, Segment
@@ -28,10 +29,6 @@ def prediction():
     )
     envelope = np.abs(np.sin(np.arange(625, dtype=np.float32)))
     return Prediction('a "call", 1\nof 2.wav', 20.0, CLASSES, segments, envelope, ("odd",))
-
-
-def test_the_command_offers_every_format():
-    assert tuple(FORMATS) == predict.FORMATS
 
 
 def written(name, *predictions):
@@ -147,3 +144,18 @@ def test_pictures_of_hard_names_and_of_nothing(prediction, tmp_path):
     drawn = prediction._replace(classes=hard, segments=segments)
     save_picture(tmp_path / "hard.png", draw_timeline(drawn))
     save_picture(tmp_path / "nothing.png", draw_timeline(prediction._replace(segments=())))
+
+
+def test_a_matrix_has_its_numbers_and_the_names_as_they_are():
+    axes = Figure().add_subplot()
+    shares = np.array([[0.984, 0.016], [np.nan, 0.5]])
+    draw_matrix(axes, shares, ["a", "b\n$c$"], ["$\\x$", "b"])
+    assert [text.get_text() for text in axes.texts] == ["98", "2", "50"]
+    assert [text.get_position() for text in axes.texts] == [(0, 0), (1, 0), (1, 1)]
+    assert [text.get_color() for text in axes.texts] == ["white", "black", "black"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b $c$"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["$\\x$", "b"]
+    axes.figure.draw_without_rendering()  # which fails where a name is taken for mathematics
+    axes.clear()
+    draw_matrix(axes, shares, ["a", "b"], ["a", "b"], [["6", ""], ["0", "1"]])
+    assert [text.get_text() for text in axes.texts] == ["6", "", "1"]

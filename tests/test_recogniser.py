@@ -12,11 +12,11 @@ from scipy.stats import binomtest
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.scale import scaled
-from fmaml_jax.enrol import describe
 from fmaml_jax.learners import fmaml
 from fmaml_jax.maml import Task
 from fmaml_jax.model import model_of
 from fmaml_jax.recognition import enrol
+from fmaml_jax.recognition.description import describe
 from fmaml_jax.recognition.pictures import draw_estimate
 from fmaml_jax.recognition.recogniser import (
     MOST_FOLDS,

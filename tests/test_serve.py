@@ -25,7 +25,7 @@ from tests.test_prepare import ROOT, SHARED, needs_shared
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="requirements-web.txt is not there")
 pytest.importorskip("gradio", reason="requirements-web.txt is not there")
-from fmaml_jax.serve import LARGEST_UPLOAD, SERVED, _clock  # noqa: E402, after what it needs
+from fmaml_jax.web.server import LARGEST_UPLOAD, SERVED  # noqa: E402, after what it needs
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
@@ -60,7 +60,7 @@ def server(trained, tmp_path_factory):
     process.send_signal(signal.SIGTERM)
     said, _ = process.communicate(timeout=20)
     assert said.startswith(f"Serving at {ADDRESS}")
-    assert "fmaml_jax/serve.py" not in said  # no traceback of ours; Gradio logs what it refuses
+    assert "fmaml_jax/web/" not in said  # no traceback of ours; Gradio logs what it refuses
     assert not list(temporary.glob("fmaml_jax_*"))  # what the server kept is gone with it
 
 
@@ -479,7 +479,10 @@ def test_a_port_that_is_taken_is_said_in_words(server, trained):
 
 
 def test_without_gradio_it_says_what_to_install():
-    blocked = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_module('fmaml_jax.serve')"
+    blocked = (
+        "import runpy, sys; sys.modules['gradio'] = None; "
+        "runpy.run_module('fmaml_jax.serve', run_name='__main__')"
+    )
     done = subprocess.run(
         [sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True, timeout=60
     )
@@ -487,11 +490,3 @@ def test_without_gradio_it_says_what_to_install():
     assert done.stderr == (
         "error: the page needs packages that are not there; `make web` installs them\n"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.0, "0:00.0"), (59.96, "1:00.0"), (61.25, "1:01.2"), (3599.9, "59:59.9"), (3600, "60:00.0")],
-)
-def test_moments_are_counted_as_the_player_counts_them(seconds, text):
-    assert _clock(seconds) == text

@@ -12,21 +12,20 @@ or Praat file is of one recording.
 
 import csv
 import json
-import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
-
-from praatio.data_classes.interval_tier import IntervalTier
-from praatio.data_classes.textgrid import Textgrid
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from fmaml_jax.common.text import one_line
-from fmaml_jax.recognition.timeline import Prediction
+
+if TYPE_CHECKING:
+    from fmaml_jax.recognition.timeline import Prediction
 
 SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("prediction.schema.json")
 
-Write = Callable[[Iterable[Prediction], TextIO], None]
+Predictions = Iterable["Prediction"]
+Write = Callable[[Predictions, TextIO], None]
 
 
 class Format(NamedTuple):
@@ -45,7 +44,7 @@ def _probability(value: float) -> float:
     return round(value, 4)
 
 
-def _write_csv(predictions: Iterable[Prediction], file: TextIO) -> None:
+def _write_csv(predictions: Predictions, file: TextIO) -> None:
     rows = csv.writer(file, lineterminator="\r\n")
     for number, prediction in enumerate(predictions):
         if number == 0:
@@ -65,7 +64,7 @@ def _write_csv(predictions: Iterable[Prediction], file: TextIO) -> None:
         file.flush()
 
 
-def _write_json(predictions: Iterable[Prediction], file: TextIO) -> None:
+def _write_json(predictions: Predictions, file: TextIO) -> None:
     document = {
         "schema_version": SCHEMA_VERSION,
         "predictions": [_object(prediction) for prediction in predictions],
@@ -74,7 +73,7 @@ def _write_json(predictions: Iterable[Prediction], file: TextIO) -> None:
     file.write("\n")
 
 
-def _object(prediction: Prediction) -> dict[str, Any]:
+def _object(prediction: "Prediction") -> dict[str, Any]:
     return {
         "file": prediction.file,
         "seconds": _seconds(prediction.seconds),
@@ -94,30 +93,30 @@ def _object(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _write_audacity(predictions: Iterable[Prediction], file: TextIO) -> None:
+def _write_audacity(predictions: Predictions, file: TextIO) -> None:
     for prediction in predictions:
         for start, end, label, *_ in prediction.segments:
             file.write(f"{start:.3f}\t{end:.3f}\t{one_line(label)}\n")
 
 
-def _write_textgrid(predictions: Iterable[Prediction], file: TextIO) -> None:
+def _write_textgrid(predictions: Predictions, file: TextIO) -> None:
+    from praatio.utilities.textgrid_io import getTextgridAsStr  # --help does not wait for it
+
     for prediction in predictions:
-        seconds = _seconds(prediction.seconds)
-        grid = Textgrid(0.0, seconds)
-        labels = [one_line(segment.label) for segment in prediction.segments]
-        confidences = [f"{segment.confidence:.4f}" for segment in prediction.segments]
-        for name, texts in (("emotion", labels), ("confidence", confidences)):
-            entries = [
-                (_seconds(segment.start), _seconds(segment.end), text)
-                for segment, text in zip(prediction.segments, texts, strict=True)
-            ]
-            grid.addTier(IntervalTier(name, entries, 0.0, seconds))
-        with tempfile.NamedTemporaryFile("r", encoding="utf-8", suffix=".TextGrid") as written:
-            grid.save(written.name, "long_textgrid", includeBlankSpaces=True)
-            file.write(written.read())
+        span = {"xmin": 0.0, "xmax": _seconds(prediction.seconds)}
+        emotions, confidences = [], []
+        for start, end, label, confidence, _ in prediction.segments:
+            emotions.append((_seconds(start), _seconds(end), one_line(label)))
+            confidences.append((_seconds(start), _seconds(end), f"{confidence:.4f}"))
+        tiers = [
+            {"class": "IntervalTier", "name": name, "entries": entries, **span}
+            for name, entries in (("emotion", emotions), ("confidence", confidences))
+        ]
+        grid = {"tiers": tiers, **span}
+        file.write(getTextgridAsStr(grid, "long_textgrid", includeBlankSpaces=True))
 
 
-def _write_rttm(predictions: Iterable[Prediction], file: TextIO) -> None:
+def _write_rttm(predictions: Predictions, file: TextIO) -> None:
     for prediction in predictions:
         recording = _word(Path(prediction.file).stem)
         for start, end, label, confidence, _ in prediction.segments:

@@ -1,0 +1,46 @@
+"""A recogniser as text."""
+
+import numpy as np
+
+from fmaml_jax.common.text import one_line, text_table
+from fmaml_jax.recognition.recogniser import Recogniser
+
+
+def describe(recogniser: Recogniser) -> str:
+    """What a user should know before using the recogniser, as text."""
+    estimate = recogniser.estimate
+    answers = [one_line(name) for name in recogniser.classes]
+    classes = [
+        (name, str(count or "none"), begins)
+        for name, count, begins in zip(
+            answers,
+            recogniser.counts,
+            (f"as {own}" if own else "as new" for own in recogniser.known_as),
+            strict=True,
+        )
+    ]
+    confusion = [
+        (label, *(str(count or "") for count in row))
+        for label, row in zip(answers, estimate.confusion.tolist(), strict=False)
+    ]
+    low, high = estimate.interval
+    estimated = (
+        [
+            f"Leaving out each {estimate.left_out} in turn: {np.trace(estimate.confusion)} of "
+            f"{estimate.clips} clips are right, {estimate.accuracy:.0%} (95% interval {low:.0%} to "
+            f"{high:.0%}); by chance {estimate.chance:.0%}.",
+            "",
+            text_table([("labelled", *answers), *confusion]),
+            "",
+        ]
+        if estimate.clips
+        else []
+    )
+    return "\n".join(
+        [
+            text_table([("class", "clips", "begins"), *classes]),
+            "",
+            *estimated,
+            *(f"Warning: {one_line(warning)}." for warning in recogniser.warnings),
+        ]
+    )

@@ -1,0 +1,100 @@
+"""Labelled clips -> recogniser; recogniser and sound file -> prediction."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+from threadpoolctl import threadpool_limits
+
+from fmaml_jax.audio.decoding import AudioError, probe
+from fmaml_jax.audio.features import extract_each
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.recognition.checkpoint import Start, load_start
+from fmaml_jax.recognition.model_file import load, save
+from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
+from fmaml_jax.recognition.support import LabelledClip, look_over, narrow_band, read_support
+from fmaml_jax.recognition.timeline import Prediction, predict_file
+
+__all__ = ["Prediction", "Recogniser", "enrol", "load", "predict", "save"]
+
+
+def enrol(
+    checkpoint: str | os.PathLike | Start,
+    support: str | os.PathLike | Sequence[LabelledClip],
+    *,
+    same_as: Mapping[str, str] | None = None,
+    without: Sequence[str] = (),
+) -> Recogniser:
+    """Adapts a meta-trained network to labelled clips.
+
+    Args:
+        checkpoint: the folder of a finished run of `experiments/start.cfg`, or what `load_start`
+            made of it.
+        support: a folder that has a folder for each label; or a CSV with the columns file and
+            label and, if wanted, start and end (seconds within the file) and speaker; or clips that
+            have been read (`support.read_clip_as`).
+        same_as: for a label in your own words, the class of the checkpoint that it means, such as
+            {"gniew": "anger"}: it then begins with what the checkpoint knows of anger.
+        without: fixed classes that the recogniser is not to answer, such as ("neutral",).
+
+    Returns:
+        The recogniser, with an estimate of its accuracy by leaving out clips (or speakers) in turn
+        and with warnings. Unequal numbers of clips are evened out.
+
+    Raises:
+        UserError: the checkpoint or a clip cannot be used, or fewer than two classes have clips.
+    """
+    start = checkpoint if isinstance(checkpoint, Start) else load_start(checkpoint)
+    clips = read_support(support, start) if isinstance(support, str | os.PathLike) else support
+    if not clips:
+        raise UserError("there are no clips; label two or more, of two or more classes")
+    kept, warnings = look_over(clips, start.fixed)
+    if not kept:
+        raise UserError(f"no clip can be used: {'; '.join(warnings)}")
+    return fit(start, kept, same_as or {}, without, warnings)
+
+
+def predict(
+    recogniser: Recogniser,
+    path: str | os.PathLike,
+    *,
+    abstain: float = 0.0,
+    executor: Executor | None = None,
+    report: Callable[[float], Any] = lambda seconds: None,
+) -> Prediction:
+    """Labels a clip, or finds the emotions of a recording over time.
+
+    Args:
+        recogniser: from `enrol` or `load`.
+        path: a sound file of any format, rate, channel count and length. Up to 15 s it is one clip;
+            a longer one is cut into segments where there is speech. Memory does not grow with it.
+        abstain: probability from 0 to 1 below which the answer is "unsure".
+        executor: describes stretches of a recording at the same time, such as a
+            `fmaml_jax.common.processes.process_pool`; the result is the same.
+        report: is told the seconds of the recording that are done, again and again.
+
+    Returns:
+        Segments with start and end (seconds), label, confidence and calibrated probabilities of
+        all classes; of a clip one. They depend on nothing but this file.
+
+    Raises:
+        UserError: the file cannot be decoded, or is shorter than a millisecond.
+    """
+    try:
+        telephone = narrow_band(probe(path).sample_rate)
+        # The products of one window are too small to be shared among cores.
+        with threadpool_limits(1):
+            found = predict_file(
+                os.fspath(path),
+                recogniser.classes,
+                partial(extract_each, config=recogniser.feature_config),
+                partial(probabilities, recogniser),
+                abstain=abstain,
+                executor=executor,
+                report=report,
+            )
+    except AudioError as error:
+        raise UserError(f"{path} cannot be used: {error}") from error
+    return found._replace(warnings=(*found.warnings, telephone) if telephone else found.warnings)

@@ -1,0 +1,219 @@
+"""Sound files and folders of them -> predictions, one after the other -> files, or output."""
+
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TextIO
+
+from tqdm import tqdm
+
+from fmaml_jax.audio.decoding import AudioError, is_audio, probe
+from fmaml_jax.common.console import progress
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import walk, whole_file
+from fmaml_jax.common.processes import cores, process_pool
+from fmaml_jax.common.text import one_line
+from fmaml_jax.recognition.formats import Format
+
+if TYPE_CHECKING:
+    from fmaml_jax.recognition import Prediction, Recogniser
+
+HELPERS = 4
+"""Of more processes some would wait: this one, which finds the speech, feeds about three."""
+HELP_SECONDS = 180
+"""Shorter files are done as soon by this process alone."""
+
+
+class Recording(NamedTuple):
+    """A file to label.
+
+    Attributes:
+        path: where it is.
+        name: its path below the folder that it was found in.
+        seconds: whole ones, by the file's header; none where it cannot be read.
+    """
+
+    path: Path
+    name: Path
+    seconds: int
+
+
+def find_recordings(arguments: Sequence[str]) -> list[Recording]:
+    """Files as they are given, and the sound files of folders in the order of their names.
+
+    Raises:
+        UserError: nothing is given, or something that does not exist or holds no sound.
+    """
+    if not arguments:
+        raise UserError("no files are given; name sound files, or folders of them")
+    recordings = []
+    for argument in map(Path, arguments):
+        if argument.is_dir():
+            names = sorted(name for name in walk(argument) if is_audio(name))
+            recordings += [_recording(argument / name, Path(name)) for name in names]
+            if not names:
+                raise UserError(f"{argument} holds no sound files; name another folder")
+        elif argument.exists():
+            recordings.append(_recording(argument, Path(argument.name)))
+        else:
+            raise UserError(f"{argument} does not exist; name sound files, or folders of them")
+    return recordings
+
+
+def _recording(path: Path, name: Path) -> Recording:
+    try:
+        return Recording(path, name, int(probe(path).seconds))
+    except AudioError:
+        return Recording(path, name, 0)
+
+
+def require_names(recordings: Sequence[Recording]) -> None:
+    """Checks that files of recordings' own names, with another suffix, are as many.
+
+    Raises:
+        UserError: two recordings would be written under one name.
+    """
+    seen: dict[Path, Path] = {}
+    for path, name, _ in recordings:
+        if (other := seen.setdefault(name.with_suffix(""), path)) != path:
+            raise UserError(
+                f"{other} and {path} would be written under one name; give one of them another, "
+                "or do them one after the other"
+            )
+
+
+def require_folder(folder: Path) -> None:
+    """Makes a folder where there is none, before any work is done.
+
+    Raises:
+        UserError: files cannot be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise UserError(f"cannot write into {folder}; name a folder that can be written")
+
+
+@contextlib.contextmanager
+def helpers(recordings: Sequence[Recording]) -> Iterator[Executor | None]:
+    """Processes that describe what this one hears, where it is worth their start."""
+    processes = min(cores(), HELPERS)
+    if processes == 1 or max(recording.seconds for recording in recordings) < HELP_SECONDS:
+        yield None
+    else:
+        with process_pool(processes) as pool:
+            yield pool
+
+
+def predict_each(
+    recogniser: "Recogniser",
+    recordings: Sequence[Recording],
+    abstain: float,
+    executor: Executor | None,
+    pictures: str,
+    done: list[float | None],
+) -> Iterator[tuple[Recording, "Prediction"]]:
+    """Predicts one recording after the other; says what is wrong with one and goes on.
+
+    Args:
+        recogniser: see `predict`.
+        recordings: in the order of what is yielded.
+        abstain: see `predict`.
+        executor: see `predict`.
+        pictures: the folder for a picture of each timeline; "" for none.
+        done: gets the seconds of each recording, and None for one that cannot be used.
+    """
+    # Late, so that a file that is missing is said before JAX is there.
+    from fmaml_jax.recognition import predict
+    from fmaml_jax.recognition.pictures import draw_timeline, save_picture
+
+    with progress("listening", sum(recording.seconds for recording in recordings), " s") as bar:
+        before = 0
+        for recording in recordings:
+
+            def report(seconds: float, before: int = before) -> None:
+                bar.update(before + int(seconds) - bar.n)
+
+            before += recording.seconds
+            try:
+                prediction = predict(
+                    recogniser, recording.path, abstain=abstain, executor=executor, report=report
+                )
+            except UserError as error:
+                _say(bar, f"error: {error}")
+                done.append(None)
+                continue
+            for warning in prediction.warnings:
+                _say(bar, f"warning: {recording.path}: {warning}")
+            if pictures:
+                picture = Path(pictures, recording.name.with_suffix(".png"))
+                save_picture(picture, draw_timeline(prediction))
+            done.append(prediction.seconds)
+            yield recording, prediction
+
+
+def _say(bar: tqdm, text: str) -> None:
+    bar.write(one_line(text), file=sys.stderr)
+
+
+def write_each(
+    found: Iterator[tuple[Recording, "Prediction"]], written: Format, folder: str
+) -> None:
+    """Writes each prediction into a file of its own, below the folder.
+
+    Raises:
+        UserError: one cannot be written.
+    """
+    for recording, prediction in found:
+        with _writing(Path(folder, recording.name.with_suffix(written.suffix))) as file:
+            written.write([prediction], file)
+
+
+def write_all(found: Iterator[tuple[Recording, "Prediction"]], written: Format, out: str) -> None:
+    """Writes all predictions into one file, or to standard output where `out` is "".
+
+    Where there is none, nothing is written.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if first := next(found, None):
+        every = (prediction for _, prediction in itertools.chain([first], found))
+        with _writing(Path(out)) if out else _standard_output() as file:
+            written.write(every, file)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[TextIO]:
+    """A text file that is there whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as file:
+            yield file
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; give --out a place that is writable "
+            "and has room"
+        ) from error
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[TextIO]:
+    """Standard output in UTF-8; a reader that has had enough, such as `head`, is no error."""
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,372 @@
+"""The page: its parts in three steps, and what changes in them when something is done."""
+
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+from gradio.components import Component
+
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.pictures import GREEN, VERMILION
+from fmaml_jax.recognition import Recogniser, save
+from fmaml_jax.recognition.checkpoint import Start
+from fmaml_jax.recognition.support import describe_findings
+from fmaml_jax.web import render, session
+from fmaml_jax.web.session import LONGEST_RECORDING, NEW, Session
+
+AT_ONCE = 4
+"""Users whose clips or recordings are worked on at the same time."""
+PROGRESS = gr.Progress()
+THEME = gr.themes.Default(
+    primary_hue="blue",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+).set(
+    block_info_text_color="*neutral_500",
+    button_primary_background_fill="*primary_600",
+)
+STYLE = f"""
+.gradio-container {{max-width: min(880px, 100vw) !important; margin: auto}}
+.picture {{width: 100%; max-width: 640px; height: auto; margin: 0.6em auto}}
+td, .note {{overflow-wrap: break-word}}
+.prose td, .prose th {{padding: 0.3em 0.6em; border-color: var(--border-color-primary) !important}}
+.downloads a {{display: inline-block; margin: 0 0.2em 0.4em; padding: 0.3em 0.8em;
+  border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius);
+  background: var(--button-secondary-background-fill); color: var(--body-text-color);
+  text-decoration: none}}
+@media (max-width: 640px) {{.main.app {{padding: 12px !important}}}}
+#out {{align-self: flex-end}}
+.note {{border-left: 4px solid {VERMILION}; padding: 0.4em 0.8em; margin: 0.3em 0}}
+.good {{border-color: {GREEN}}}
+#recognised .pending {{visibility: hidden}}
+"""
+
+Parts = dict[str, Component]
+"""What can change, by name."""
+Changes = dict[str, Any]
+"""The new content of parts, or `gr.update`, by the parts' names."""
+
+
+class Visit(NamedTuple):
+    """What an action has beside its inputs.
+
+    Attributes:
+        session: the visitor's.
+        start: what is enrolled in.
+        folder: where files can be served from.
+        progress: shows the share of the action that is done.
+    """
+
+    session: Session
+    start: Start
+    folder: str
+    progress: gr.Progress
+
+
+def make_page(start: Start, folder: str) -> gr.Blocks:
+    """The page, whose sessions enrol in `start`; it makes files below `folder` alone."""
+    with gr.Blocks(title="fmaml_jax", delete_cache=(600, 7200)) as page:
+        gr.Markdown(
+            "# Label a few clips, recognise emotions\n"
+            "In any language, with a handful of clips of each emotion. "
+            f"{' and '.join(start.fixed).capitalize()} need none. Everything stays on the machine "
+            "that serves this page, and is forgotten when you close it."
+        )
+        _wire(page, _step_1(start) | _step_2(start) | _step_3(), start, folder)
+    return page.queue(default_concurrency_limit=AT_ONCE)
+
+
+# ---- the parts of each step
+
+
+def _step_1(start: Start) -> Parts:
+    gr.Markdown("## 1. Label clips")
+    with gr.Row():
+        label = gr.Dropdown(
+            [*start.emotions, *start.fixed],
+            value=None,
+            allow_custom_value=True,
+            label="Emotion",
+            info="Choose one that the checkpoint knows, or type any name.",
+            min_width=240,
+        )
+        meaning = gr.Dropdown(
+            [NEW, *start.emotions],
+            value=NEW,
+            label="It means",
+            info="A name in your language for one that is known: much better than new.",
+            visible=False,
+            min_width=240,
+        )
+        speaker = gr.Textbox(
+            label="Who speaks?",
+            info="May stay empty. Makes the estimate honest.",
+            max_length=80,
+            min_width=240,
+        )
+    with gr.Row():
+        files = gr.File(
+            label="Drop clips of this emotion here",
+            file_count="multiple",
+            height=180,
+            elem_id="clips",
+        )
+        microphone = gr.Audio(
+            sources=["microphone"],
+            type="filepath",
+            label="Or say it",
+            editable=False,
+            buttons=[],
+        )
+    said = gr.HTML(render.NO_CLIPS)
+    table = gr.HTML(visible=False)
+    with gr.Row():
+        chosen = gr.Dropdown(
+            [], multiselect=True, label="Take clips out again", visible=False, scale=3
+        )
+        out = gr.Button("Take out", visible=False, scale=1, elem_id="out")
+    examples = gr.Button("No clips at hand? Try with synthetic speech")
+    return {
+        **{"label": label, "meaning": meaning, "speaker": speaker},
+        **{"files": files, "microphone": microphone, "said": said, "table": table},
+        **{"chosen": chosen, "out": out, "examples": examples},
+    }
+
+
+def _step_2(start: Start) -> Parts:
+    gr.Markdown("## 2. Enrol")
+    answered = gr.CheckboxGroup(
+        list(start.fixed),
+        value=list(start.fixed),
+        label="Answers that need no clips",
+        info="Untick what your recordings do not hold.",
+    )
+    enrol = gr.Button("Enrol", variant="primary")
+    with gr.Accordion("Or load a model that was saved earlier", open=False):
+        model = gr.File(label="Model file", file_count="single", height=120, elem_id="model")
+    enrolled = gr.HTML(render.NOT_ENROLLED)
+    return {"answered": answered, "enrol": enrol, "model": model, "enrolled": enrolled}
+
+
+def _step_3() -> Parts:
+    gr.Markdown("## 3. Recognise")
+    recording = gr.Audio(
+        sources=["upload", "microphone"],
+        type="filepath",
+        label=f"A clip, or a recording of up to {LONGEST_RECORDING / 60:.0f} minutes",
+        editable=False,
+        buttons=[],
+        elem_id="recording",
+    )
+    abstain = gr.Slider(
+        0, 1, 0, step=0.05, label="Unsure below", info="Probability that an answer must have."
+    )
+    recognise = gr.Button("Recognise", variant="primary")
+    # Its height has room for the progress that is shown in its place.
+    recognised = gr.HTML(render.NOT_RECOGNISED, min_height=90, elem_id="recognised")
+    chances = gr.Label(label="Probabilities", visible=False, show_heading=False)
+    segments = gr.Dataframe(
+        headers=["from", "to", "emotion", "sure"],
+        datatype="str",
+        label="Segments",
+        visible=False,
+        interactive=False,
+        column_widths=["22%", "22%", "32%", "24%"],
+        max_height=320,
+    )
+    return {
+        **{"recording": recording, "abstain": abstain, "recognise": recognise},
+        **{"recognised": recognised, "chances": chances, "segments": segments},
+    }
+
+
+# ---- what is done, and what changes with it
+
+
+def _add(
+    visit: Visit,
+    label: str | None,
+    meaning: str,
+    speaker: str | None,
+    files: str | Sequence[str] | None,
+) -> Changes:
+    paths = [files] if isinstance(files, str) else files or []
+    added, errors = session.add_clips(
+        visit.session, visit.start, [*map(Path, paths)], label or "", meaning, speaker or ""
+    )
+    said = [*map(render.note, errors)]
+    if added:
+        said.insert(
+            0, render.note(f"{render.count(len(added), 'clip')} of {label} added", good=True)
+        )
+        said += map(render.note, describe_findings(added, visit.start.fixed))
+    return {"files": None, "microphone": None} | _clips(visit, "".join(said))
+
+
+def _show_meaning(visit: Visit, label: str | None) -> Changes:
+    label = (label or "").strip()
+    known = map(str.casefold, (*visit.start.emotions, *visit.start.fixed))
+    return {
+        "meaning": gr.update(
+            visible=bool(label) and label.casefold() not in known,
+            value=visit.session.same_as.get(label, NEW),
+        )
+    }
+
+
+def _set_meaning(visit: Visit, label: str, meaning: str) -> Changes:
+    visit.session.same_as[label.strip()] = meaning
+    return _clips(visit)
+
+
+def _add_examples(visit: Visit) -> Changes:
+    recording = session.add_examples(visit.session, visit.start, visit.folder)
+    said = render.note(
+        "Synthetic speech was added, to try the page with; it says nothing about how well "
+        "people are recognised. A recording is in step 3.",
+        good=True,
+    )
+    return _clips(visit, said) | {"recording": str(recording)}
+
+
+def _take_out(visit: Visit, chosen: Sequence[str]) -> Changes:
+    visit.session.clips = [
+        clip
+        for clip in visit.session.clips
+        if clip.digest not in chosen and f"all {clip.label}" not in chosen
+    ]
+    return _clips(visit)
+
+
+def _clips(visit: Visit, said: str = "") -> Changes:
+    """What changes in step 1 with the clips."""
+    clips, start = visit.session.clips, visit.start
+    counts = Counter(clip.label for clip in clips)
+    known = [*start.emotions, *start.fixed]
+    return {
+        "said": said if said or clips else render.NO_CLIPS,
+        "table": gr.update(
+            value=render.clips_table(clips, start, visit.session.same_as), visible=bool(clips)
+        ),
+        "chosen": gr.update(
+            choices=[
+                *((f"all of {label}", f"all {label}") for label in counts),
+                *((f"{clip.label}: {clip.name}", clip.digest) for clip in clips),
+            ],
+            value=[],
+            visible=bool(clips),
+        ),
+        "out": gr.update(visible=bool(clips)),
+        "examples": gr.update(visible=not clips),
+        "label": gr.update(choices=[*known, *(label for label in counts if label not in known)]),
+    } | ({} if visit.session.recogniser else {"enrolled": render.NOT_ENROLLED})
+
+
+def _learn(visit: Visit, answered: Sequence[str]) -> Changes:
+    return _enrolled(session.learn(visit.session, visit.start, answered))
+
+
+def _take_model(visit: Visit, path: str | None) -> Changes:
+    return _enrolled(session.take_model(visit.session, path))
+
+
+def _enrolled(recogniser: Recogniser) -> Changes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "my.model")
+        save(path, recogniser)
+        return {"enrolled": render.enrolled(recogniser, path.read_bytes())} | _not_recognised()
+
+
+def _hold(visit: Visit, path: str | None) -> Changes:
+    session.keep_recording(visit.session, Path(path) if path else None)
+    return _not_recognised()
+
+
+def _not_recognised() -> Changes:
+    """Step 3 without a result, where the last one was of another recording or model."""
+    hidden = gr.update(visible=False)
+    return {"recognised": render.NOT_RECOGNISED, "chances": hidden, "segments": hidden}
+
+
+def _recognise(visit: Visit, path: str | None, abstain: float) -> Changes:
+    found = session.recognise(
+        visit.session, path, abstain, lambda share: visit.progress(share, "Listening")
+    )
+    is_clip = render.is_clip(found)
+    chances = found.segments[0].probabilities if is_clip else ()
+    return {
+        "recognised": render.recognised(found),
+        "chances": gr.update(
+            value=dict(zip(found.classes, chances, strict=False)), visible=is_clip
+        ),
+        "segments": gr.update(value=render.segment_rows(found), visible=not is_clip),
+    }
+
+
+# ---- when it is done
+
+CLIPS = ["said", "table", "chosen", "out", "examples", "label", "enrolled"]
+ADDED = ["files", "microphone", *CLIPS]
+RESULT = ["recognised", "chances", "segments"]
+ENROLLED = ["enrolled", *RESULT]
+
+
+def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str) -> None:
+    """Has the actions done when something happens to the parts."""
+    sessions: dict[str, Session] = {}
+
+    def when(
+        event: Callable,
+        action: Callable[..., Changes],
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        place: str,
+        **options: Any,
+    ) -> None:
+        """An error is a sentence at `place`, where progress is shown too; the rest stays."""
+
+        def act(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> dict:
+            visitor = sessions.setdefault(request.session_hash, Session())
+            try:
+                changes = action(Visit(visitor, start, folder, progress), *values)
+            except UserError as error:
+                changes = {place: render.note(str(error))}
+            except Exception:
+                traceback.print_exc(file=sys.stderr)
+                said = "Something is wrong with this program; its log says what."
+                changes = {place: render.note(said)}
+            return {parts[name]: change for name, change in changes.items()}
+
+        event(
+            act,
+            [parts[name] for name in inputs],
+            [parts[name] for name in outputs],
+            api_visibility="private",
+            **{"show_progress_on": parts[place]} | options,
+        )
+
+    def forget(request: gr.Request) -> None:
+        session.keep_recording(sessions.pop(request.session_hash, Session()), None)
+
+    hidden = {"show_progress": "hidden"}
+    naming = ["label", "meaning", "speaker"]
+    when(parts["files"].upload, _add, [*naming, "files"], ADDED, "said")
+    when(parts["microphone"].stop_recording, _add, [*naming, "microphone"], ADDED, "said")
+    when(parts["label"].change, _show_meaning, ["label"], ["meaning", "said"], "said", **hidden)
+    when(parts["meaning"].input, _set_meaning, ["label", "meaning"], CLIPS, "said")
+    # One at a time, as the synthesiser speaks in one thread at a time.
+    examples = {"concurrency_limit": 1}
+    when(parts["examples"].click, _add_examples, [], [*CLIPS, "recording"], "said", **examples)
+    when(parts["out"].click, _take_out, ["chosen"], CLIPS, "said")
+    when(parts["enrol"].click, _learn, ["answered"], ENROLLED, "enrolled")
+    when(parts["model"].upload, _take_model, ["model"], ENROLLED, "enrolled")
+    when(parts["recording"].change, _hold, ["recording"], RESULT, "recognised", **hidden)
+    everywhere = {"show_progress_on": [parts[name] for name in RESULT]}
+    heard = ["recording", "abstain"]
+    when(parts["recognise"].click, _recognise, heard, RESULT, "recognised", **everywhere)
+    page.unload(forget)
