@@ -43,6 +43,13 @@ def test_of_too_many_groups_are_left_out(named):
     np.testing.assert_array_equal(np.bincount(folds.of_clip), [3] * MOST_FOLDS)
 
 
+def test_no_fold_has_all_clips_of_a_class():
+    """Of 101 speakers the first and the last are left out together."""
+    speakers = [f"{number:03}" for number in range(MOST_FOLDS + 1)]
+    labels = np.array([1, *[0] * (MOST_FOLDS - 1), 1])
+    assert make_folds(labels, speakers, "ab").left_out == "clip"
+
+
 def test_clips_that_are_not_left_out_do_not_count():
     logits = np.array([[2.0, 1, 0], [0, 1, 2], [2, 1, 0], [0, 2, 1]])
     labels, folds = np.array([0, 0, 1, 1]), Folds("clip", np.array([0, 1, -1, 2]))

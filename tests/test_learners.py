@@ -195,7 +195,7 @@ def test_the_sum_is_the_mean_times_the_clips(task):
 @pytest.mark.parametrize("kind", ["mean", "sum"])
 def test_a_clip_that_counts_as_two_is_one_that_is_there_twice(kind, task):
     """In a network that sees each clip alone."""
-    model = MODEL._replace(apply=lambda params, clips: clips[:, 0] @ params["in"][:, :3])
+    model = MODEL._replace(apply=lambda params, clips, _: clips[:, 0] @ params["in"][:, :3])
     loss = make_support_loss(replace(CONFIG, support_loss=kind), model)
     clips, labels, _ = task.labelled
     twice = jnp.array([0, 1, 1, 4, 5])

@@ -36,7 +36,7 @@ def make_support_loss(
 
     def support_loss(params: Params, labelled: tuple[Array, Array, Array | None]) -> Scalar:
         clips, labels, weights = labelled
-        loss = cross_entropy(model.apply(params, clips)[:, :outputs], labels, weights)
+        loss = cross_entropy(model.apply(params, clips, None)[:, :outputs], labels, weights)
         if config.support_loss == "sum":
             loss *= len(labels) if weights is None else weights.sum()
         return loss

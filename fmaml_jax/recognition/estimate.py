@@ -1,7 +1,7 @@
 """What clips that are left out of the adaptation in turn say: accuracy, and temperature."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -77,15 +77,14 @@ def make_folds(
     if not any(speakers):
         return _folds_of_clips(labels)
     own = [speaker or f"\0{clip}" for clip, speaker in enumerate(speakers)]
-    voices, voice = np.unique(own, return_inverse=True)
-    if len(voices) == 1:
+    of_clip = np.unique(own, return_inverse=True)[1] % MOST_FOLDS
+    if not of_clip.any():
         return _folds_of_clips(labels)
-    by_voice = np.zeros((len(voices), len(names)), int)
-    np.add.at(by_voice, (voice, labels), 1)
-    of_one = (by_voice > 0).sum(axis=0) == 1
-    if not of_one.any():
-        return Folds("speaker", voice % MOST_FOLDS)
-    alone = ", ".join(sorted(name for name, single in zip(names, of_one, strict=True) if single))
+    # A class all of whose clips are left out at once could not be answered.
+    folds_with = [len(np.unique(of_clip[labels == label])) for label in range(len(names))]
+    if min(folds_with) > 1:
+        return Folds("speaker", of_clip)
+    alone = ", ".join(sorted(names[label] for label in np.flatnonzero(np.equal(folds_with, 1))))
     warning = (
         f"one speaker alone has clips of {alone}: clips are left out one by one instead of "
         "speakers, and other voices will be recognised worse than estimated here"
@@ -158,7 +157,8 @@ def fit_temperature(
         loss = -np.take_along_axis(of_class, labels[:, None], axis=1).sum()
         return loss + (log_temperature / TEMPERATURE_PRIOR) ** 2 / 2
 
-    return float(np.exp(minimize_scalar(penalty, bounds=(least, 2.0), method="bounded").x))
+    found: Any = minimize_scalar(penalty, bounds=(least, 2.0), method="bounded")
+    return float(np.exp(found.x))
 
 
 def doubts(estimate: Estimate) -> tuple[str, ...]:
