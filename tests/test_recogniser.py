@@ -97,8 +97,8 @@ def by_hand(start, clips, classes, others):
     def seen(features):
         vectors = scaled(features, start.scale)[:, 0].astype(float)
         waves = vectors @ frequencies
-        parts = vectors / np.sqrt(coeffs), np.cos(waves) / np.sqrt(count), np.sin(waves)
-        return np.concatenate([*parts[:2], parts[2] / np.sqrt(count)], axis=1)
+        both = np.hstack([np.cos(waves), np.sin(waves)])
+        return np.hstack([vectors / np.sqrt(coeffs), both / np.sqrt(count)])
 
     labels = np.array([classes.index(clip.label) for clip in clips])
     support = seen(np.stack([clip.features for clip in clips]))
@@ -124,11 +124,7 @@ def by_hand(start, clips, classes, others):
 
 def test_with_other_numbers_of_clips_it_is_descent_on_the_mean_of_the_classes(start, clips, others):
     """One new class, and 4, 1 and 2 clips; the start's loss is the sum over the clips."""
-    few = [
-        *clips[:4],
-        clips[4]._replace(label="awe"),
-        *clips[8:10],
-    ]
+    few = [*clips[:4], clips[4]._replace(label="awe"), *clips[8:10]]
     found = fit(start, few, {}, ("neutral",), ())
     assert found.classes == ("anger", "awe", "sadness", "silence")
     expected = by_hand(start, few, found.classes, others)

@@ -84,9 +84,9 @@ def make_folds(
     folds_with = [len(np.unique(of_clip[labels == label])) for label in range(len(names))]
     if min(folds_with) > 1:
         return Folds("speaker", of_clip)
-    alone = ", ".join(sorted(names[label] for label in np.flatnonzero(np.equal(folds_with, 1))))
+    alone = sorted(name for name, folds in zip(names, folds_with, strict=True) if folds == 1)
     warning = (
-        f"one speaker alone has clips of {alone}: clips are left out one by one instead of "
+        f"one speaker alone has clips of {', '.join(alone)}: clips are left out one by one instead of "
         "speakers, and other voices will be recognised worse than estimated here"
     )
     return _folds_of_clips(labels)._replace(warnings=(warning,))
