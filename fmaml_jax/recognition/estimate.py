@@ -86,8 +86,8 @@ def make_folds(
         return Folds("speaker", of_clip)
     alone = sorted(name for name, folds in zip(names, folds_with, strict=True) if folds == 1)
     warning = (
-        f"one speaker alone has clips of {', '.join(alone)}: clips are left out one by one instead of "
-        "speakers, and other voices will be recognised worse than estimated here"
+        f"one speaker alone has clips of {', '.join(alone)}: clips are left out one by one "
+        "instead of speakers, and other voices will be recognised worse than estimated here"
     )
     return _folds_of_clips(labels)._replace(warnings=(warning,))
 
