@@ -19,23 +19,36 @@ Loss = Callable[[Params, Data], Scalar]
 
 
 class Task(NamedTuple):
-    """A meta-task T_i. By the N + F rule, labels N..N+F-1 (fixed classes) are in the query only."""
+    """A meta-task T_i. By the N + F rule, labels N..N+F-1 (fixed classes) are in the query only.
+
+    In the support loss a clip may count as more or fewer than one, as `support_weights` says.
+    """
 
     support: Float[Array, "shots time coeffs"]
     support_labels: Int[Array, " shots"]
     query: Float[Array, "queries time coeffs"]
     query_labels: Int[Array, " queries"]
+    support_weights: Float[Array, " shots"] | None = None
+
+    @property
+    def labelled(self) -> tuple[Array, Array, Array | None]:
+        """What the support loss is of: clips, their labels and weights."""
+        return self.support, self.support_labels, self.support_weights
 
 
 def cross_entropy(
-    logits: Float[Array, "clips classes"], labels: Int[Array, " clips"]
+    logits: Float[Array, "clips classes"],
+    labels: Int[Array, " clips"],
+    weights: Float[Array, " clips"] | None = None,
 ) -> Float[Array, ""]:
-    """Equations (1) and (3), averaged over the clips instead of summed.
+    """Equations (1) and (3), averaged over the clips (by `weights`) instead of summed.
 
     The sum would multiply the inner rate by the number of clips; the authors' code averages too.
     """
-    log_probabilities = jax.nn.log_softmax(logits)
-    return -jnp.take_along_axis(log_probabilities, labels[:, None], axis=1).mean()
+    log_probabilities = jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)
+    if weights is None:
+        return -log_probabilities.mean()
+    return -jnp.average(log_probabilities[:, 0], weights=weights)
 
 
 def twice_differentiable_grad(loss: Loss) -> Callable[[Params, Data], Params]:

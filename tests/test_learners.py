@@ -169,7 +169,7 @@ def test_start_weight_mixes_the_query_losses_before_and_after_adaptation(task):
 
 def test_supported_outputs_alone_are_in_the_inner_softmax(task):
     """By the N + F rule; with a support of all classes, all outputs are."""
-    support = task.support, task.support_labels
+    support = task.labelled
 
     def slope(**changes):
         loss = make_support_loss(replace(CONFIG, **changes), MODEL)
@@ -193,16 +193,31 @@ def test_supported_outputs_alone_are_in_the_inner_softmax(task):
 
 
 def test_the_sum_is_the_mean_times_the_clips(task):
-    support = task.support, task.support_labels
+    support = task.labelled
     mean, total = (
         make_support_loss(replace(CONFIG, support_loss=kind), MODEL)(PARAMS, support)
         for kind in ("mean", "sum")
     )
     np.testing.assert_allclose(total, 6 * mean, rtol=1e-6)
-    few = task.support[:2], task.support_labels[:2]
+    few = task.support[:2], task.support_labels[:2], None
     probabilities = jax.nn.softmax(MODEL.apply(PARAMS, few[0]))[jnp.arange(2), few[1]]
     loss = make_support_loss(replace(CONFIG, support_loss="sum"), MODEL)
     np.testing.assert_allclose(loss(PARAMS, few), -np.log(probabilities).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mean", "sum"])
+def test_a_clip_that_counts_as_two_is_one_that_is_there_twice(kind, task):
+    """In a network that sees each clip alone."""
+    model = MODEL._replace(apply=lambda params, clips, _: clips[:, 0] @ params["in"][:, :3])
+    loss = make_support_loss(replace(CONFIG, support_loss=kind), model)
+    clips, labels, _ = task.labelled
+    twice = jnp.array([0, 1, 1, 4, 5])
+    weights = jnp.array([1.0, 2, 0, 0, 1, 1])
+    np.testing.assert_allclose(
+        loss(PARAMS, (clips, labels, weights)),
+        loss(PARAMS, (clips[twice], labels[twice], None)),
+        rtol=1e-6,
+    )
 
 
 def test_fixed_bias_is_of_the_test_and_of_outputs_without_a_support(task):

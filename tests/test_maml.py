@@ -1,5 +1,7 @@
 """The meta-gradient against what is worked by hand, finite differences and a naive reference."""
 
+from operator import itemgetter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,16 @@ def test_cross_entropy_is_the_mean_negative_log_probability():
     # Softmax: (1/4, 3/4) and (4/5, 1/5).
     expected = -(np.log(3 / 4) + np.log(1 / 5)) / 2
     np.testing.assert_allclose(cross_entropy(logits, np.array([1, 1])), expected, rtol=1e-6)
+
+
+def test_weights_are_numbers_of_clips():
+    """Of weights 2, 1 and 0 the mean is that of the first clip, twice, and the second."""
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(3, 4)), np.array([1, 0, 2])
+    weighted = cross_entropy(logits, labels, jnp.array([2.0, 1.0, 0.0]))
+    np.testing.assert_allclose(
+        weighted, cross_entropy(logits[[0, 0, 1]], labels[[0, 0, 1]]), rtol=1e-6
+    )
 
 
 def cubic_loss(theta, centre):
@@ -152,7 +164,7 @@ def test_batched_tasks_equal_a_loop():
     params = Mlp.init(jax.random.key(0))
     tasks = small_tasks(4, np.float32)
     alone = jax.jit(jax.value_and_grad(lambda p, t: task_loss(p, t)[0]))
-    loop = [alone(params, Task(*(leaf[i] for leaf in tasks))) for i in range(4)]
+    loop = [alone(params, jax.tree.map(itemgetter(i), tasks)) for i in range(4)]
     for chunk in (1, 4):
         loss, _, gradient = jax.jit(
             lambda p, t, chunk=chunk: meta_gradient(task_loss, p, t, chunk)

@@ -22,8 +22,10 @@ adaptation and after each step (a leading axis of `steps` + 1)."""
 
 def make_support_loss(
     config: Config, model: Model
-) -> Callable[[Params, tuple[Array, Array]], Scalar]:
-    """L_S: the network's cross-entropy on (clips, labels), normalised by their own statistics.
+) -> Callable[[Params, tuple[Array, Array, Array | None]], Scalar]:
+    """L_S: the network's cross-entropy on (clips, labels, weights), a task's `labelled` support.
+
+    The clips are normalised by their own statistics; without weights each counts as one.
 
     By `config.inner_outputs` the softmax is over all outputs, or over those of the classes with a
     support: a fixed class without clips is then neither learned nor unlearned. By
@@ -32,10 +34,12 @@ def make_support_loss(
     protected = config.inner_outputs == "supported" and config.support == "emotions"
     outputs = len(config.emotions) if protected else len(config.classes)
 
-    def support_loss(params: Params, labelled: tuple[Array, Array]) -> Scalar:
-        clips, labels = labelled
-        loss = cross_entropy(model.apply(params, clips)[:, :outputs], labels)
-        return loss * len(labels) if config.support_loss == "sum" else loss
+    def support_loss(params: Params, labelled: tuple[Array, Array, Array | None]) -> Scalar:
+        clips, labels, weights = labelled
+        loss = cross_entropy(model.apply(params, clips, None)[:, :outputs], labels, weights)
+        if config.support_loss == "sum":
+            loss *= len(labels) if weights is None else weights.sum()
+        return loss
 
     return support_loss
 

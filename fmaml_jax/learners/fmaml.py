@@ -32,7 +32,7 @@ def make(config: Config, model: Model, rate: Params | None = None) -> Learner:
         theta, path = adapt(
             support_loss,
             params,
-            (task.support, task.support_labels),
+            task.labelled,
             rate=jax.tree.broadcast(rates, params) if rate is None else rate,
             steps=steps,
             first_order=config.first_order,

@@ -83,7 +83,7 @@ def make(config: Config, model: Model) -> Learner:
             network, _ = adapt(
                 support_loss,
                 network,
-                (task.support, task.support_labels),
+                task.labelled,
                 rate=jax.tree.broadcast(rates | dict.fromkeys(norms, 0.0), network),
                 steps=1,
                 first_order=config.first_order,

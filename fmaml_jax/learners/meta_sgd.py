@@ -30,7 +30,7 @@ def make(config: Config, model: Model) -> Learner:
         theta, path = adapt(
             support_loss,
             params["start"],
-            (task.support, task.support_labels),
+            task.labelled,
             rate=params["rates"],
             steps=steps,
             first_order=config.first_order,

@@ -30,7 +30,7 @@ def make(config: Config, model: Model) -> Learner:
         theta, _ = adapt(
             support_loss,
             lax.stop_gradient(params),
-            (clips, labels),
+            (clips, labels, None),
             rate=config.inner_lr,
             steps=config.inner_steps,
             first_order=True,

@@ -22,7 +22,7 @@ def make(config: Config, model: Model) -> Learner:
     def adapt(params: Params, task: Task) -> Params:
         def step(state: tuple, _: None) -> tuple[tuple, None]:
             theta, moments = state
-            slope = gradient(theta, (task.support, task.support_labels))
+            slope = gradient(theta, task.labelled)
             updates, moments = optimizer.update(slope, moments)
             return (optax.apply_updates(theta, updates), moments), None
 

@@ -1,9 +1,10 @@
 """What enrolment starts from: the network of a finished run, and how its features are made."""
 
 import json
+import os
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,7 +51,7 @@ class Start(NamedTuple):
         return self.config.fixed
 
 
-def load_start(run_dir: str | Path) -> Start:
+def load_start(run_dir: str | os.PathLike) -> Start:
     """Reads the selected parameters of a run folder; of several seeds the first.
 
     Raises:
@@ -67,13 +68,11 @@ def load_start(run_dir: str | Path) -> Start:
         raise UserError(f"--checkpoint={folder} is no run folder; {advice}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/config.json is damaged or unreadable; {advice}") from error
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
     try:
-        config = Config(
-            **{
-                name: tuple(value) if isinstance(value, list) else value
-                for name, value in settings.items()
-            }
-        )
+        config = Config(**values)
     except TypeError as error:
         raise UserError(
             f"--checkpoint={folder} was written by another version of fmaml_jax ({error}); train "

@@ -17,7 +17,8 @@ from fmaml_jax.audio.features import restore_config
 from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.scale import Scale
-from fmaml_jax.recognition.recogniser import BATCH, Estimate, Recogniser, logits_of_vectors
+from fmaml_jax.recognition.estimate import Estimate
+from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vectors
 
 FORMAT = 1
 MOST_WEIGHTS = 1 << 24

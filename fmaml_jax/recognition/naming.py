@@ -1,0 +1,116 @@
+"""The classes of a recogniser: a user's labels, and what each is to the start."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.recognition.checkpoint import Start
+
+
+class Naming(NamedTuple):
+    """The classes by kind, each kind in alphabetical order or, the last, in the start's.
+
+    Attributes:
+        emotions: labels that adapt what the start is centred on; at least one.
+        supported: labels that mean fixed classes and have clips all the same.
+        free: the fixed classes without clips.
+        known_as: the class of the start that each label begins as; "" for a new one.
+        warnings: sentences.
+    """
+
+    emotions: tuple[str, ...]
+    supported: tuple[str, ...]
+    free: tuple[str, ...]
+    known_as: dict[str, str]
+    warnings: tuple[str, ...]
+
+    @property
+    def enrolled(self) -> tuple[str, ...]:
+        """The classes that have clips."""
+        return self.emotions + self.supported
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes, in the order of the recogniser's outputs."""
+        return self.enrolled + self.free
+
+
+def name_classes(
+    start: Start, labels: set[str], same_as: Mapping[str, str], without: Sequence[str]
+) -> Naming:
+    """What classes a recogniser has, and as what of the start each begins.
+
+    Args:
+        start: the meta-trained start.
+        labels: of the clips.
+        same_as: for labels in the user's words, the class of the start that each means.
+        without: fixed classes that are not to be answered.
+
+    Raises:
+        UserError: there are fewer than two labels, or no emotion among them, or `same_as` names
+            a label that no clip has, or a class that the start does not know, or `without` one
+            that is not fixed or has clips.
+    """
+    known_as = _known_as(start, labels, same_as)
+    emotions = sorted(label for label, own in known_as.items() if own not in start.fixed)
+    supported = sorted(labels - set(emotions))
+    if len(labels) < 2 or not emotions:
+        raise UserError(
+            f"all clips are of {', '.join(map(repr, emotions + supported))}, and there is nothing "
+            "to tell apart; label clips of another class too"
+        )
+    free = _free(start, known_as, without)
+    known_as |= {name: name for name in free}
+    warnings = _unnamed(start, known_as)
+    return Naming(tuple(emotions), tuple(supported), free, known_as, warnings)
+
+
+def _known_as(start: Start, labels: set[str], same_as: Mapping[str, str]) -> dict[str, str]:
+    """Which class of the start each label begins as; "" for a new one."""
+    classes = {_folded(name): name for name in (*start.emotions, *start.fixed)}
+    spelled = {_folded(label): label for label in labels}
+    known = {label: classes.get(_folded(label), "") for label in labels}
+    for label, meaning in same_as.items():
+        if _folded(label) not in spelled:
+            raise UserError(
+                f"--same_as={label}={meaning}, but no clip is labelled {label!r}; the labels are "
+                f"{', '.join(sorted(labels))}"
+            )
+        if _folded(meaning) not in classes:
+            raise UserError(
+                f"--same_as={label}={meaning}, but the checkpoint does not know {meaning!r}; it "
+                f"knows {', '.join(classes.values())}"
+            )
+        known[spelled[_folded(label)]] = classes[_folded(meaning)]
+    return known
+
+
+def _folded(name: str) -> str:
+    """What names are compared by: in any case, and however their accents are encoded."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _free(start: Start, known_as: Mapping[str, str], without: Sequence[str]) -> tuple[str, ...]:
+    """The fixed classes that no label means or is called as, but those `without`."""
+    taken = {*known_as.values(), *map(_folded, known_as)}
+    free = [name for name in start.fixed if not {name, _folded(name)} & taken]
+    if foreign := [name for name in without if name not in free]:
+        raise UserError(
+            f"--without={','.join(foreign)} cannot be left out; without clips there are "
+            f"{', '.join(free) or 'no classes'}"
+        )
+    return tuple(name for name in free if name not in without)
+
+
+def _unnamed(start: Start, known_as: Mapping[str, str]) -> tuple[str, ...]:
+    """What to say of new classes, where the start knows emotions that no class begins as."""
+    new = sorted(repr(label) for label, own in known_as.items() if not own)
+    left = [emotion for emotion in start.emotions if emotion not in known_as.values()]
+    if not new or not left:
+        return ()
+    begin = "begins as new; if it" if len(new) == 1 else "begin as new; where one"
+    return (
+        f"{', '.join(new)} {begin} means {' or '.join(left)}, say so (--same_as; on the page: It "
+        "means), and it is recognised better",
+    )
