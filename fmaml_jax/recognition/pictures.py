@@ -12,13 +12,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from fmaml_jax.common.console import UserError, one_line
+from fmaml_jax.common.pictures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
+    YELLOW,
+    draw_matrix,
+)
 from fmaml_jax.recognition.recogniser import Recogniser
 from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction
 
 INK = "#808080"
 """Of text and axes: readable on white and on near-black, since the ground is transparent."""
-COLOURS = ("#D55E00", "#0072B2", "#009E73", "#F0E442", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito's, told apart by colour-blind readers; more classes get hatches too."""
+COLOURS = (VERMILION, BLUE, GREEN, YELLOW, PURPLE, SKY_BLUE, ORANGE)
+"""Of the classes; where there are more, they get hatches too."""
 HATCHES = (None, "///", "...", "xx")
 TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 """Seconds between two marks of the time axis."""
@@ -34,16 +44,8 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
     rows, columns = counts.shape
     figure = Figure((1.4 + 0.6 * columns, 1.5 + 0.4 * rows), layout="constrained", frameon=False)
     axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for row, column in np.ndindex(counts.shape):
-        if count := counts[row, column]:
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(columns), [plain(name) for name in recogniser.classes], rotation=30)
-    axes.set_yticks(range(rows), [plain(name) for name in recogniser.classes[:rows]])
-    for label in axes.get_xticklabels():
-        label.set_ha("right")
-        label.set_rotation_mode("anchor")
+    numbers = [[str(count or "") for count in row] for row in counts.tolist()]
+    draw_matrix(axes, shares, recogniser.classes[:rows], recogniser.classes, numbers)
     axes.set_xlabel("answer")
     axes.set_ylabel("label")
     low, high = estimate.interval
@@ -86,7 +88,7 @@ def draw_timeline(prediction: Prediction) -> Figure:
     waveform.set_ylim(-1.1, 1.1)
     waveform.set_yticks([])
     lanes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
-    lanes.set_yticks(range(len(labels)), [plain(name) for name in labels])
+    lanes.set_yticks(range(len(labels)), map(one_line, labels), parse_math=False)
     lanes.set_xlim(0, prediction.seconds)
     lanes.xaxis.set_major_formatter(FuncFormatter(_clock))
     step = next((s for s in TICKS if prediction.seconds / s <= 7), prediction.seconds / 5)
@@ -148,8 +150,3 @@ def _ink(axes: Axes) -> None:
     axes.yaxis.label.set_color(INK)
     for spine in axes.spines.values():
         spine.set_color(INK)
-
-
-def plain(text: str) -> str:
-    """Text on one line that Matplotlib does not take for mathematics."""
-    return one_line(text).replace("$", r"\$")

@@ -9,8 +9,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-# Okabe and Ito's colours, told apart by colour-blind readers; line styles serve in print.
-TRAIN, VALIDATION, TRANSDUCTIVE, INDUCTIVE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+from fmaml_jax.common.pictures import BLUE, GREEN, PURPLE, VERMILION, draw_matrix
+
+# Line styles serve in print.
+TRAIN, VALIDATION, TRANSDUCTIVE, INDUCTIVE = BLUE, VERMILION, GREEN, PURPLE
 
 
 def convergence(path: Path, results: dict) -> None:
@@ -82,13 +84,8 @@ def confusion(path: Path, classes: Sequence[str], results: dict) -> None:
     modes = ("transductive", "inductive")
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True, layout="constrained")
     for axis, mode in zip(axes, modes, strict=True):
-        shares = 100 * np.asarray(results[mode]["confusion"])
-        axis.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        for (row, column), share in np.ndenumerate(shares):
-            shade = "white" if share > 55 else "black"
-            axis.text(column, row, f"{share:.0f}", ha="center", va="center", color=shade)
-        axis.set_xticks(range(len(classes)), classes, rotation=40, ha="right")
-        axis.set_yticks(range(len(classes)), classes)
+        draw_matrix(axis, np.asarray(results[mode]["confusion"]), classes, classes)
+        axis.set_aspect("equal")
         axis.set_xlabel("answer")
         uar = results[mode]["uar"]
         axis.set_title(f"{mode} batch norm, UAR {100 * uar['mean']:.1f}%")
