@@ -16,8 +16,8 @@ from scipy import stats
 
 from fmaml_jax.common.console import UserError
 from fmaml_jax.data.dataset import Dataset, save
-from fmaml_jax.report.__main__ import report
 from fmaml_jax.report.figures import MODE
+from fmaml_jax.report.output import report
 from fmaml_jax.report.runs import Row, collect
 from fmaml_jax.report.tables import (
     PAPER_EMOTIONS,
