@@ -22,7 +22,7 @@ def main(paths: list[str]) -> None:
     """Makes what the command line asks for.
 
     Raises:
-        UserError: see `output.report` and `output.save`; or the command line lacks something.
+        UserError: see `output.report` and `output.save_runs`; or the command line lacks something.
     """
     if not paths:
         raise UserError("no RUN_DIR is named; for example runs/sweep --out=runs/report")
@@ -33,7 +33,7 @@ def main(paths: list[str]) -> None:
     if OUT.value:
         output.report(paths, Path(OUT.value))
     else:
-        output.save(paths, Path(SAVE.value))
+        output.save_runs(paths, Path(SAVE.value))
 
 
 if __name__ == "__main__":

@@ -57,7 +57,7 @@ def report(paths: list[str], out: Path) -> list[Remark]:
     return remarks
 
 
-def save(paths: list[str], file: Path) -> list[Remark]:
+def save_runs(paths: list[str], file: Path) -> list[Remark]:
     """Writes the runs below `paths` into one file, from which a report can be made as well.
 
     A run is named by its path from the deepest folder that all are in.
@@ -78,12 +78,13 @@ def save(paths: list[str], file: Path) -> list[Remark]:
         for place, run in zip(places, found, strict=True)
     }
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         grid_file.write(file, records)
     except OSError as error:
         raise UserError(
             f"cannot write --save={file}: {error.strerror}; choose a place that can be written"
         ) from error
-    print(f"{file}: {len(found)} runs")
+    print(f"{file}: {len(found)} run{'s' * (len(found) > 1)}")
     _print_remarks(remarks)
     return remarks
 

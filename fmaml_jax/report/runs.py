@@ -43,13 +43,18 @@ def feature_name(feature_config: Mapping[str, Any]) -> str:
 
 
 class Row(NamedTuple):
-    """A row of the tables: a method and its variant. Rows sort as the methods' table does."""
+    """A row of the tables: a method and its variant. Rows sort as the methods' table does.
+
+    `positions` is "known" where a method that shuffles them was trained without, else empty.
+    """
 
     method: str
     support: str
     network: str
     leak_guard: str
     features: str = "MFCC"
+    positions: str = ""
+    first_order: bool = False
 
     @property
     def label(self) -> str:
@@ -59,6 +64,8 @@ class Row(NamedTuple):
         variant += [self.network] if self.network != "cnn" else []
         if not known or self.support != known.supports[0]:
             variant.append(f"support {self.support}")
+        variant += [f"{self.positions} positions"] if self.positions else []
+        variant += ["first order"] if self.first_order else []
         guard = f", leak guard {self.leak_guard}" if self.leak_guard != "none" else ""
         return self.method + (f" ({', '.join(variant)})" if variant else "") + guard
 
@@ -68,9 +75,30 @@ class Row(NamedTuple):
         known = list(METHODS)
         place = known.index(self.method) if self.method in known else len(known)
         own = self.method in known and METHODS[self.method].supports[0] == self.support
-        features = FEATURES.index(self.features)
-        guarded = self.leak_guard != "none"
-        return place, self.method, not own, features, self.network, guarded, self
+        variant = FEATURES.index(self.features), self.network, self.positions, self.first_order
+        return place, self.method, not own, *variant, self.leak_guard != "none", self
+
+
+def row_of(
+    config: Mapping[str, Any], feature_config: Mapping[str, Any], results: Mapping[str, Any]
+) -> Row:
+    """The row of a run; settings that its method does not heed make no variant of it."""
+    known = METHODS.get(results["method"])
+    from_tasks = not known or (known.network and known.uses_sources and known.shuffles)
+    return Row(
+        method=results["method"],
+        support=results["support"],
+        network=config["network"],
+        leak_guard=config["leak_guard"],
+        features=feature_name(feature_config),
+        positions="known" if from_tasks and config["positions"] == "known" else "",
+        first_order=from_tasks and config["first_order"] and adapts(results),
+    )
+
+
+def adapts(results: Mapping[str, Any]) -> bool:
+    """Whether the method adapts to a support in gradient steps."""
+    return len(results[BATCH_NORM_MODES[0]]["by_inner_step"]["accuracy"]) > 1
 
 
 class Run(NamedTuple):
@@ -286,13 +314,7 @@ def _make_run(path: str, record: grid_file.Record, seeds: Sequence[int]) -> Run 
             return Remark("untested", path, "it was trained on all languages, for enrolment")
         run = Run(
             path=path,
-            row=Row(
-                results["method"],
-                results["support"],
-                config["network"],
-                config["leak_guard"],
-                feature_name(record["feature_config"]),
-            ),
+            row=row_of(config, record["feature_config"], results),
             target=results["target"],
             shots=results["shots"],
             seed=results["seed"],
@@ -334,6 +356,10 @@ def _contradictions(run: Run, seeds: Sequence[int]) -> str:
         if list(figures["recall"]) != classes or np.shape(figures["confusion"]) != square:
             return f"{mode} recall and confusion are not of its classes"
         _ = figures["by_inner_step"]["accuracy"]
+        for name in FIGURES:
+            before = figures["before_adaptation"][name]
+            if not (math.isfinite(before["mean"]) and math.isfinite(before["ci95"])):
+                return f"{mode} {name} before adaptation is no number"
     if curve := run.results["curve"]:
         for part in ("", "val_"):
             if len(curve.get(f"{part}step", ())) != len(curve.get(f"{part}loss", ())):
