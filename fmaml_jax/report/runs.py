@@ -232,33 +232,30 @@ def load(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
         )
     if not runs:
         raise UserError(
-            f"no run folder is in {', '.join(paths)}; name folders that hold a config.json"
+            f"no run folder is in {', '.join(paths)}, and no {grid_file.SUFFIX} file of runs; name "
+            "folders that hold a config.json"
         )
     return runs, remarks
 
 
-def find(paths: Iterable[str]) -> Iterator[Path]:
-    """Run folders and files of runs, each once, sorted by path.
+def find(paths: Iterable[str]) -> list[Path]:
+    """Run folders and files of runs, each once, sorted by path below each of `paths`.
 
     A run folder holds a config.json, or results without one.
     """
-    seen = set()
-
-    def is_new(path: str) -> bool:
-        real = os.path.realpath(path)
-        return real not in seen and not seen.add(real)
-
+    found: dict[str, Path] = {}
     for path in paths:
-        if os.path.isfile(path) and is_new(path):
-            yield Path(path)
+        places = [path] if os.path.isfile(path) else []
         for folder, below, files in os.walk(path):
             below.sort()
-            if not {"config.json", "results.json"}.isdisjoint(files):
-                below.clear()
-                found = [folder]
+            if {"config.json", "results.json"}.isdisjoint(files):
+                places += [os.path.join(folder, name) for name in sorted(files) if _is_grid(name)]
             else:
-                found = [os.path.join(folder, f) for f in sorted(files) if _is_grid(f)]
-            yield from map(Path, filter(is_new, found))
+                below.clear()
+                places.append(folder)
+        for place in places:
+            found.setdefault(os.path.realpath(place), Path(place))
+    return list(found.values())
 
 
 def _is_grid(name: str) -> bool:
