@@ -1,11 +1,9 @@
-"""Every setting of a run: one frozen dataclass, from which the flags are made."""
+"""Every setting of a run: one frozen dataclass, from which `config_flags` makes the flags."""
 
 import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
-
-from absl import flags
 
 from fmaml_jax.common.console import UserError
 
@@ -13,7 +11,8 @@ NO_TARGET = "none"
 """The --target that leaves every language to meta-training, and no test."""
 BATCH_NORM_MODES = ("transductive", "inductive")
 LEAK_GUARDS = ("none", "speaker", "scene")
-NETWORKS = ("cnn", "cnn_lstm", "fourier")
+WIDTHS = {"cnn": ("filters",), "cnn_lstm": ("filters", "units"), "fourier": ("frequencies",)}
+"""The values of --network, and the settings that say how wide each is."""
 SCALINGS = ("standardise", "whiten")
 TASK_DOMAINS = ("language", "corpus")
 POSITIONS = ("shuffled", "known")
@@ -29,58 +28,97 @@ def _setting(default: Any, help_text: str, **limits: Any) -> Any:
 class Config:
     """A run's settings, each a flag of the same name; `check` says what is allowed."""
 
+    # ---- the problem: which clips, which classes, which method
     data: tuple[str, ...] = _setting((), "prepared .npz files or patterns of them, comma-separated")
     target: str = _setting(
         "",
         "language held out of meta-training and tested, or a corpus of it that is tested alone; "
         "none: all are trained on, for enrolment, and nothing is tested",
     )
-    method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
-    support: str = _setting(
-        "",
-        "classes with K support clips: the emotions (the N + F rule) or all; none: the method's",
-        choices=("", "emotions", "all"),
-    )
-    shots: int = _setting(5, "K, support clips of each emotion", least=1)
-    seed: int = _setting(0, "seed of the initialisation and of every episode", least=0, below=2**32)
-    seeds_at_once: int = _setting(
-        1, "seeds trained in one program, --seed and those after it; each gets a folder", least=1
-    )
-    meta_steps: int = _setting(200, "meta-training steps (outer updates)", least=1)
-    run_dir: str = _setting("", "folder of the run's outputs; an interrupted run continues in it")
-
     emotions: tuple[str, ...] = _setting(
         ("anger", "disgust", "fear", "happiness", "sadness"), "the N classes that are adapted"
     )
     fixed: tuple[str, ...] = _setting(
         ("neutral", "silence"), "the F fixed classes, last in the output; none: --fixed="
     )
+    shots: int = _setting(5, "K, support clips of each emotion", least=1)
+    method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
+    support: str = _setting(
+        "",
+        "classes with K support clips: the emotions (the N + F rule) or all; none: the method's",
+        choices=("", "emotions", "all"),
+    )
+    seed: int = _setting(0, "seed of the initialisation and of every episode", least=0, below=2**32)
+    seeds_at_once: int = _setting(
+        1, "seeds trained in one program, --seed and those after it; each gets a folder", least=1
+    )
+    run_dir: str = _setting("", "folder of the run's outputs; an interrupted run continues in it")
 
+    # ---- the network and its input
+    network: str = _setting(
+        "cnn",
+        "the paper's network; its first two blocks and an LSTM over time; or, for descriptors, "
+        "a linear layer on them and on random Fourier features",
+        choices=tuple(WIDTHS),
+    )
+    filters: int = _setting(64, "filters of each convolution of cnn and cnn_lstm", least=1)
+    units: int = _setting(64, "units of the LSTM of cnn_lstm", least=1)
+    frequencies: int = _setting(2048, "random frequencies of fourier, two features each", least=1)
+    scaling: str = _setting(
+        "standardise",
+        "features scaled by their deviation in the sources, or whitened by their covariance "
+        "within classes",
+        choices=SCALINGS,
+    )
+    batch_norm: str = _setting(
+        "transductive",
+        "normalise training queries by their own statistics or by the support's",
+        choices=BATCH_NORM_MODES,
+    )
+    task_chunk: int = _setting(
+        0, "the most tasks that a device computes at once; 0: as suits the backend", least=0
+    )
+
+    # ---- the inner loop (equation 2): adaptation to the support
     inner_lr: float = _setting(0.1, "alpha, inner learning rate", above=0)
     inner_steps: int = _setting(5, "inner steps in meta-training", least=1)
     test_inner_steps: int = _setting(5, "inner steps in validation and evaluation", least=1)
     first_order: bool = _setting(False, "treat inner gradients as constants (FOMAML)")
+    support_loss: str = _setting(
+        "mean",
+        "inner loss over the support clips; by the sum, as in equation 1, more clips teach more",
+        choices=SUPPORT_LOSSES,
+    )
+    inner_outputs: str = _setting(
+        "all",
+        "outputs in the inner softmax: all, or those of classes with a support, so that the "
+        "others are not unlearned",
+        choices=INNER_OUTPUTS,
+    )
+    fixed_bias: float = _setting(
+        0.0,
+        "nats added to the outputs of fixed classes without a support wherever queries are "
+        "predicted (validation and test, before adaptation too; in no training loss), beside "
+        "which adaptation lets the emotions' outputs grow",
+        least=0,
+    )
+
+    # ---- the outer loop (equation 5): meta-training
+    meta_steps: int = _setting(200, "meta-training steps (outer updates)", least=1)
+    outer_lr: float = _setting(0.001, "beta, Adam's learning rate", above=0)
+    outer_decay: float = _setting(
+        0.0, "L2 penalty on the start: the outer gradient gets so many times the start", least=0
+    )
     start_weight: float = _setting(
         0.0,
         "weight in the outer loss of the query before adaptation; the rest is that after it",
         least=0,
         below=1,
     )
-    fixed_bias: float = _setting(
-        0.0,
-        "nats added in a test to the outputs of fixed classes without a support, beside which "
-        "adaptation lets the emotions' outputs grow",
-        least=0,
-    )
-    outer_lr: float = _setting(0.001, "beta, Adam's learning rate", above=0)
-    outer_decay: float = _setting(
-        0.0, "L2 penalty on the start: the outer gradient gets so many times the start", least=0
-    )
+
+    # ---- training tasks (Algorithm 1, lines 3, 5 and 8)
     task_batch: int = _setting(16, "tasks in a meta-step", least=1)
     query_per_class: int = _setting(5, "query clips of each class in a training task", least=1)
-    query_per_fixed_class: int = _setting(
-        0, "query clips of each fixed class in a training task; 0: --query_per_class", least=0
-    )
     task_domain: str = _setting(
         "language",
         "a training task draws from one source language, or from one corpus of it",
@@ -92,41 +130,8 @@ class Config:
         "and target have the same emotions",
         choices=POSITIONS,
     )
-    inner_outputs: str = _setting(
-        "all",
-        "outputs in the inner softmax: all, or those of classes with a support, so that the "
-        "others are not unlearned",
-        choices=INNER_OUTPUTS,
-    )
-    support_loss: str = _setting(
-        "mean",
-        "inner loss over the support clips; by the sum, as in equation 1, more clips teach more",
-        choices=SUPPORT_LOSSES,
-    )
-    batch_norm: str = _setting(
-        "transductive",
-        "normalise training queries by their own statistics or by the support's",
-        choices=BATCH_NORM_MODES,
-    )
-    network: str = _setting(
-        "cnn",
-        "the paper's network; its first two blocks and an LSTM over time; or, for descriptors, "
-        "a linear layer on them and on random Fourier features",
-        choices=NETWORKS,
-    )
-    filters: int = _setting(
-        64, "filters of each convolution, units of the LSTM, or frequencies of fourier", least=1
-    )
-    scaling: str = _setting(
-        "standardise",
-        "features scaled by their deviation in the sources, or whitened by their covariance "
-        "within classes",
-        choices=SCALINGS,
-    )
-    task_chunk: int = _setting(
-        0, "the most tasks that a device computes at once; 0: as suits the backend", least=0
-    )
 
+    # ---- selection, on source speakers that are held out
     val_fraction: float = _setting(
         0.2,
         "share of each source class, in whole speakers, held out to select on; 0: none, and the "
@@ -137,6 +142,7 @@ class Config:
     val_episodes: int = _setting(50, "validation tasks", least=1)
     eval_every: int = _setting(25, "meta-steps between validations and checkpoints", least=1)
 
+    # ---- the test
     episodes: int = _setting(100, "test episodes", least=2)
     test_query_per_class: int = _setting(25, "query clips of each emotion in a test", least=1)
     test_query_per_fixed_class: int = _setting(
@@ -159,50 +165,6 @@ class Config:
         return self.emotions + self.fixed
 
 
-def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
-    """Defines one absl flag for each field of `Config`."""
-    for field in dataclasses.fields(Config):
-        name, default, help_text = field.name, field.default, field.metadata["help"]
-        match default:
-            case bool():
-                flags.DEFINE_bool(name, default, help_text, values)
-            case int():
-                flags.DEFINE_integer(name, default, help_text, flag_values=values)
-            case float():
-                flags.DEFINE_float(name, default, help_text, flag_values=values)
-            case tuple():
-                flags.DEFINE_list(name, list(default), help_text, values)
-            case _:
-                choices = field.metadata.get("choices")
-                help_text += f" ({' | '.join(filter(None, choices))})" if choices else ""
-                flags.DEFINE_string(name, default, help_text, values)
-
-
-def config_from_flags(values: flags.FlagValues) -> Config:
-    """The checked `Config` of parsed flags.
-
-    Raises:
-        UserError: see `check`.
-    """
-    settings = {field.name: values[field.name].value for field in dataclasses.fields(Config)}
-    config = Config(
-        **{
-            name: tuple(item.strip() for item in value) if isinstance(value, list) else value
-            for name, value in settings.items()
-        }
-    )
-    check(config)
-    return config
-
-
-def flags_from_config(config: Config) -> list[str]:
-    """The command line that makes this config."""
-    return [
-        f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
-        for name, value in dataclasses.asdict(config).items()
-    ]
-
-
 def check(config: Config) -> None:
     """Refuses what could not run, before any work.
 
@@ -218,15 +180,15 @@ def check(config: Config) -> None:
             raise UserError(f"--{name} is missing; for example {example}")
     for field in dataclasses.fields(config):
         value, limits = getattr(config, field.name), field.metadata
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(
+                f"--{field.name}={value} is no number to compute with; give a finite one"
+            )
         if "least" in limits and value < limits["least"]:
             raise UserError(f"--{field.name}={value} is too small; give at least {limits['least']}")
         if "above" in limits and not value > limits["above"]:
             raise UserError(
                 f"--{field.name}={value} is too small; give more than {limits['above']}"
-            )
-        if isinstance(value, float) and math.isinf(value):
-            raise UserError(
-                f"--{field.name}={value} is no number to compute with; give a finite one"
             )
         if "below" in limits and not value < limits["below"]:
             raise UserError(

@@ -8,8 +8,8 @@ outputs).
 `cnn_lstm`, after Lim, Jang and Lee 2016: convolutions, then an LSTM over time, whose last output
 reaches the output layer. The idea is theirs, the sizes are not: they read spectrograms, and here
 input and blocks are those above, so that the networks compare. Four blocks would leave three
-moments to an LSTM; it follows the second, at 10 moments of 10 * 64 features, with as many units as
-a convolution has filters (218,759 parameters with 7 outputs).
+moments to an LSTM; it follows the second, at 10 moments of 10 * 64 features (218,759 parameters
+with 64 units and 7 outputs).
 
 `fourier` is for descriptors, one vector a clip: the vector, centred, and the sines and cosines of
 random projections of it (random Fourier features, Rahimi and Recht 2007) reach the output layer.
@@ -36,6 +36,7 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Float32, PyTree
 
+from fmaml_jax.config import Config
 from fmaml_jax.convolution import patches_conv
 from fmaml_jax.maml import Params
 
@@ -88,6 +89,7 @@ class _Network(nn.Module):
     kind: str
     classes: int
     filters: int
+    units: int
     convolution: Callable[[Array, Array], Array]
 
     @nn.compact
@@ -101,7 +103,7 @@ class _Network(nn.Module):
             moments = maps.reshape(*maps.shape[:2], -1)
             # Like the data, so that the scan over time passes in a `shard_map`.
             zeros = jnp.zeros_like(maps[:, 0, 0])
-            lstm = nn.RNN(nn.OptimizedLSTMCell(self.filters))
+            lstm = nn.RNN(nn.OptimizedLSTMCell(self.units))
             features = lstm(moments, initial_carry=(zeros, zeros))[:, -1]
         else:
             features = maps.reshape(maps.shape[0], -1)
@@ -163,8 +165,11 @@ class Model(NamedTuple):
 def make_model(
     classes: int,
     coefficients: int = 40,
-    filters: int = 64,
     network: str = "cnn",
+    *,
+    filters: int = 64,
+    units: int = 64,
+    frequencies: int = 2048,
     convolution: Callable[[Array, Array], Array] = patches_conv,
 ) -> Model:
     """A network for inputs of `input_frames(network)` x `coefficients`.
@@ -172,15 +177,16 @@ def make_model(
     Args:
         classes: outputs, N + F.
         coefficients: MFCCs a frame, or descriptors.
-        filters: filters of each convolution, units of the LSTM or Fourier frequencies; 64 in the
-            paper.
         network: "fourier" or one of `BLOCKS`.
+        filters: filters of each convolution; 64 in the paper.
+        units: units of the LSTM of "cnn_lstm".
+        frequencies: random frequencies of "fourier".
         convolution: `patches_conv` or `reference_conv`.
     """
     if network == "fourier":
-        module = _Fourier(classes, filters)
+        module = _Fourier(classes, frequencies)
     else:
-        module = _Network(network, classes, filters, convolution)
+        module = _Network(network, classes, filters, units, convolution)
 
     def init(key: Array) -> Params:
         clips = jnp.zeros((1, input_frames(network), coefficients))
@@ -203,3 +209,15 @@ def make_model(
         return variables["batch_stats"]
 
     return Model(jax.jit(init), apply, statistics, partial(apply, head=False))
+
+
+def model_of(config: Config, coefficients: int) -> Model:
+    """The network of a run's settings, for features of so many coefficients."""
+    return make_model(
+        len(config.classes),
+        coefficients,
+        config.network,
+        filters=config.filters,
+        units=config.units,
+        frequencies=config.frequencies,
+    )

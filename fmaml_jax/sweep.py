@@ -8,33 +8,20 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 
 import submitit
 from absl import flags
 
-from fmaml_jax import config as settings
+from fmaml_jax import config_flags
 from fmaml_jax.common import console
-from fmaml_jax.common.console import UserError, progress
-from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.common.console import STOP_SIGNALS, UserError, progress
+from fmaml_jax.config import Config, check
 from fmaml_jax.training.run_folder import recorded_settings, seed_folders, settings_of
-from fmaml_jax.training.train import STOP_SIGNALS
-
-flags.DEFINE_list("targets", [], "values of --target; not given: the flagfile's")
-flags.DEFINE_list("all_shots", [], "values of --shots; not given: the flagfile's")
-flags.DEFINE_list("seeds", [], "values of --seed; not given: the flagfile's")
-flags.DEFINE_list("methods", [], "values of --method; not given: the flagfile's")
-flags.DEFINE_string("out", "", "folder of the runs' folders")
-flags.DEFINE_enum("cluster", "local", ["local", "slurm"], "where the runs are computed")
-flags.DEFINE_integer("jobs", 1, "runs at a time on this machine", lower_bound=1)
-flags.DEFINE_string("slurm_partition", None, "Slurm's partition; none: its default")
-flags.DEFINE_integer("slurm_minutes", 120, "time of a Slurm job, requeued when it is up", 1)
-flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a Slurm job", lower_bound=0)
-flags.DEFINE_integer("slurm_cpus", 2, "CPU cores of a Slurm job", lower_bound=1)
 
 POLL_SECONDS = 1.0
 STOPPED = tuple(128 + number for number in STOP_SIGNALS)
@@ -92,9 +79,13 @@ def cells(
 ) -> dict[str, Config]:
     """The grid's configs by name, each checked; an empty list means the base's own value.
 
+    What a method does not read stays at its default, so that the base may be one for all methods.
+
     Raises:
         UserError: see `config.check`.
     """
+    from fmaml_jax.learners import without_unread  # late: --help need not wait for JAX
+
     grid = {}
     for target, k, method, seed in product(
         targets or (base.target,),
@@ -104,9 +95,26 @@ def cells(
     ):
         name = f"{target}_{k}shot_{method}_seed{seed}"
         folder = str(Path(out).absolute() / name)
-        grid[name] = replace(base, target=target, shots=k, method=method, seed=seed, run_dir=folder)
-        settings.check(grid[name])
+        cell = replace(base, target=target, shots=k, method=method, seed=seed, run_dir=folder)
+        grid[name] = without_unread(cell)
+        check(grid[name])
     return grid
+
+
+def unread(base: Config, grid: Mapping[str, Config]) -> dict[str, list[str]]:
+    """Settings of the base that are not those of the grid's runs, since their method reads none."""
+    return {
+        config.method: names
+        for config in grid.values()
+        if (
+            names := [
+                field.name
+                for field in fields(Config)
+                if field.name not in ("target", "shots", "method", "seed", "run_dir")
+                and getattr(config, field.name) != getattr(base, field.name)
+            ]
+        )
+    }
 
 
 def finished(config: Config) -> bool:
@@ -180,7 +188,12 @@ def sweep(
         print(f"{name}: finished before")
 
     def job_of(name: str) -> Run:
-        command = [sys.executable, "-m", "fmaml_jax.main", *flags_from_config(waiting[name])]
+        command = [
+            sys.executable,
+            "-m",
+            "fmaml_jax.main",
+            *config_flags.flags_from_config(waiting[name]),
+        ]
         return Run(command, str(logs / f"{name}.log"))
 
     running: dict[str, submitit.Job] = {}
@@ -247,14 +260,17 @@ def main() -> int:
             raise UserError(f"--{name} has to be whole numbers, such as --{name}=5,10")
         numbers[name] = [int(value) for value in values[name].value]
     values.target = values.target or ",".join(values.targets[:1])
+    base = config_flags.config_from_flags(values)
     grid = cells(
-        settings.config_from_flags(values),
+        base,
         values.out,
         targets=values.targets,
         shots=numbers["all_shots"],
         seeds=numbers["seeds"],
         methods=values.methods,
     )
+    for method, names in unread(base, grid).items():
+        print(f"{method} does not read {', '.join(names)}: left at the defaults")
     logs = Path(values.out).absolute() / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
@@ -271,7 +287,23 @@ def main() -> int:
     return 1 if failed else 0
 
 
+def define_flags() -> None:
+    """The settings that the runs share, the grid, and where it is computed."""
+    config_flags.define_flags()
+    flags.adopt_module_key_flags(config_flags)  # so that --help lists them
+    flags.DEFINE_list("targets", [], "values of --target; not given: the flagfile's")
+    flags.DEFINE_list("all_shots", [], "values of --shots; not given: the flagfile's")
+    flags.DEFINE_list("seeds", [], "values of --seed; not given: the flagfile's")
+    flags.DEFINE_list("methods", [], "values of --method; not given: the flagfile's")
+    flags.DEFINE_string("out", "", "folder of the runs' folders")
+    flags.DEFINE_enum("cluster", "local", ["local", "slurm"], "where the runs are computed")
+    flags.DEFINE_integer("jobs", 1, "runs at a time on this machine", lower_bound=1)
+    flags.DEFINE_string("slurm_partition", None, "Slurm's partition; none: its default")
+    flags.DEFINE_integer("slurm_minutes", 120, "time of a Slurm job, requeued when it is up", 1)
+    flags.DEFINE_integer("slurm_gpus", 0, "GPUs of a Slurm job", lower_bound=0)
+    flags.DEFINE_integer("slurm_cpus", 2, "CPU cores of a Slurm job", lower_bound=1)
+
+
 if __name__ == "__main__":
-    settings.define_flags()
-    flags.adopt_module_key_flags(settings)
+    define_flags()
     console.run(main)

@@ -75,7 +75,7 @@ def speech_config(data, run_dir, **settings):
         **{
             **{"data": tuple(data), "target": "es", "run_dir": str(run_dir)},
             **{"emotions": EMOTIONS, "fixed": FIXED, "shots": 2, "positions": "known"},
-            **{"network": "fourier", "filters": 64, "scaling": "whiten"},
+            **{"network": "fourier", "frequencies": 64, "scaling": "whiten"},
             **{"batch_norm": "inductive", "inner_outputs": "supported", "support_loss": "sum"},
             **{"inner_lr": 1.0, "fixed_bias": 1.0, "start_weight": 0.5, "outer_lr": 0.02},
             **{"meta_steps": 20, "task_batch": 2, "query_per_class": 3, "val_fraction": 0.0},

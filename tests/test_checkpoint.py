@@ -63,7 +63,7 @@ def test_an_unfinished_run(folder):
         ({"network": "cnn"}, "--method=fmaml --network=cnn, and only fmaml with fourier"),
         ({"method": "protonet"}, "--method=protonet"),
         ({"colour": "red"}, "was written by another version of fmaml_jax.*colour"),
-        ({"filters": 32}, "other parameters than its settings say"),
+        ({"frequencies": 32}, "other parameters than its settings say"),
     ],
 )
 def test_runs_that_cannot_be_enrolled(folder, settings, sentence):

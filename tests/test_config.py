@@ -10,7 +10,8 @@ import pytest
 from absl import flags
 
 from fmaml_jax.common.console import UserError
-from fmaml_jax.config import Config, config_from_flags, define_flags
+from fmaml_jax.config import Config
+from fmaml_jax.config_flags import config_from_flags, define_flags
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGFILES = sorted(path.name for path in (ROOT / "experiments").glob("*.cfg"))

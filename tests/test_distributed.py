@@ -13,7 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.config import Config
+from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.model import HEAD
 from tests.corpus import EMOTIONS, save_corpora
 
@@ -23,12 +24,13 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = """
 from absl import flags
 from fmaml_jax.common import console
-from fmaml_jax import config, main
+from fmaml_jax import main
+from fmaml_jax.training import devices
 from fmaml_jax.training import experiment as run
 from tests.test_run import linear_model
-run.make_model = linear_model
-main.PEER_TIMEOUT = 10
-config.define_flags()
+run.model_of = linear_model
+devices.PEER_TIMEOUT = 10
+main.define_flags()
 console.run(main.main)
 """
 

@@ -1,6 +1,8 @@
 """Each method against plain descent, unrolled, or against its formula worked in NumPy."""
 
-from dataclasses import replace
+import sys
+from dataclasses import fields, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,19 @@ from scipy import optimize
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 
+from fmaml_jax.common.console import UserError
 from fmaml_jax.config import Config
-from fmaml_jax.learners import find_method, functionals, mamlpp, matching, protonet, relation
+from fmaml_jax.learners import (
+    METHODS,
+    Network,
+    find_method,
+    functionals,
+    mamlpp,
+    matching,
+    protonet,
+    relation,
+    without_unread,
+)
 from fmaml_jax.learners.adaptation import make_support_loss, start_optimizer
 from fmaml_jax.maml import Task, cross_entropy
 from fmaml_jax.model import CONTEXT, HEAD, Model, make_model
@@ -58,7 +71,7 @@ def task():
 
 
 def learner(**changes):
-    config = replace(CONFIG, **changes)
+    config = without_unread(replace(CONFIG, **changes))
     return find_method(config)[0].make(config, MODEL)
 
 
@@ -200,12 +213,13 @@ def test_fixed_bias_is_of_the_test_and_of_outputs_without_a_support(task):
     )
     expected = np.broadcast_to([0, 0, 1.5], difference.shape)
     np.testing.assert_allclose(difference, expected, atol=1e-5)
-    for method in ("metaser", "fomaml"):
-        whole = learner(method=method, support="all", fixed_bias=1.5)
-        without = learner(method=method, support="all")
-        np.testing.assert_array_equal(
-            whole.logits(PARAMS, task, "inductive"), without.logits(PARAMS, task, "inductive")
-        )
+    start = predict(biased, PARAMS, task, "inductive")[0]
+    np.testing.assert_allclose(  # before adaptation too
+        start - predict(plain, PARAMS, task, "inductive")[0], expected[0], atol=1e-5
+    )
+    for method in ("metaser", "meta_sgd"):
+        with pytest.raises(UserError, match=f"--method={method} does not read --fixed_bias=1.5"):
+            find_method(Config(method=method, support="all", fixed_bias=1.5))
 
 
 def test_start_optimizer_is_adam_with_a_penalty_that_leaves_context_parameters_alone():
@@ -231,7 +245,7 @@ def test_start_optimizer_is_adam_with_a_penalty_that_leaves_context_parameters_a
 # ---- Fourier network: context parameters
 
 
-FOURIER = make_model(3, coefficients=5, filters=40, network="fourier")
+FOURIER = make_model(3, coefficients=5, frequencies=40, network="fourier")
 OF_FOURIER = {"support": "emotions", "support_loss": "sum", "inner_lr": 0.7}
 
 
@@ -249,7 +263,7 @@ def spoken():
 
 
 def fourier_learner(**changes):
-    config = replace(CONFIG, **OF_FOURIER | changes)
+    config = without_unread(replace(CONFIG, **OF_FOURIER | changes))
     return find_method(config)[0].make(config, FOURIER)
 
 
@@ -347,8 +361,8 @@ def test_metaser_is_maml_on_all_classes(full_task):
     np.testing.assert_allclose(ours[-1], theirs, rtol=1e-4, atol=1e-5)
 
 
-def test_fomaml_has_the_gradient_at_the_adapted_parameters(task):
-    ours = gradient_of(learner(method="fomaml"), PARAMS, task)
+def test_first_order_is_the_gradient_at_the_adapted_parameters(task):
+    ours = gradient_of(learner(first_order=True), PARAMS, task)
     theirs = jax.grad(
         lambda p: cross_entropy(logits_of(p, task, "transductive"), task.query_labels)
     )(descend(PARAMS, task, 2))
@@ -746,3 +760,57 @@ def test_pooled_regression_does_not_see_the_level_of_a_domain():
     louder = clips.copy()
     louder[1::2] += 7
     np.testing.assert_allclose(answers(louder, 0), found, atol=1e-3)
+
+
+class NotedConfig(Config):
+    """Settings that note which of them are read."""
+
+    read: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name):
+        if sys._getframe(1).f_globals["__name__"] != "dataclasses":  # `replace` reads all
+            NotedConfig.read.add(name)
+        return super().__getattribute__(name)
+
+
+LEARNERS_OWN = {
+    *("inner_lr", "inner_steps", "test_inner_steps", "first_order", "support_loss", "start_weight"),
+    *("inner_outputs", "fixed_bias", "outer_decay"),
+}
+"""Settings that none but a learner reads; who trains and tests it reads the others."""
+
+
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if type(row) is Network])
+def test_a_method_reads_what_it_declares(method, full_task):
+    row = METHODS[method]
+    values = {field.name: getattr(CONFIG, field.name) for field in fields(Config)}
+    NotedConfig.read = set()
+    ours = row.make(NotedConfig(**values | {"method": method, "support": row.supports[0]}), MODEL)
+    params = ours.init(jax.random.key(0))
+    if ours.loss:
+        jax.eval_shape(ours.loss, params, full_task)
+        ours.optimizer(0.1).init(params)
+    states = jax.eval_shape(ours.adapt, params, full_task)
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), states)
+    jax.eval_shape(lambda state: ours.logits(state, full_task, "inductive"), state)
+    # Built on F-MAML, these read for its adaptation what does nothing: nobody differentiates it,
+    # and `pooled` takes none.
+    idle = {"first_order"} if method in ("reptile", "pooled", "pooled_finetune") else set()
+    idle |= {"inner_lr", "inner_outputs"} if method == "pooled" else set()
+    assert NotedConfig.read & LEARNERS_OWN == set(row.reads) & LEARNERS_OWN | idle
+
+
+def test_a_setting_that_a_method_does_not_read_is_refused_and_left_out_of_a_grid():
+    config = Config(method="protonet", outer_decay=0.001, inner_lr=1.0, meta_steps=7)
+    sentence = (
+        "--method=protonet does not read --inner_lr=1.0, --outer_decay=0.001; leave that out, or "
+        "set it back by --inner_lr=0.1 --outer_decay=0.0"
+    )
+    with pytest.raises(UserError) as error:
+        find_method(config)
+    assert str(error.value) == sentence
+    assert without_unread(config) == Config(method="protonet", meta_steps=7)
+    find_method(without_unread(config))
+    for network, width in (("cnn", "frequencies"), ("fourier", "filters"), ("cnn", "units")):
+        with pytest.raises(UserError, match=f"does not read --{width}=5"):
+            find_method(Config(network=network, **{width: 5}))

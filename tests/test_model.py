@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax import enable_x64
 
-from fmaml_jax.config import BATCH_NORM_MODES, NETWORKS, Config
+from fmaml_jax.config import BATCH_NORM_MODES, WIDTHS, Config
 from fmaml_jax.convolution import patches_conv, reference_conv
-from fmaml_jax.learners import METHODS
+from fmaml_jax.learners import METHODS, Network
 from fmaml_jax.maml import Task, adapt, cross_entropy, meta_gradient
 from fmaml_jax.model import (
     BIAS,
@@ -52,14 +52,14 @@ def test_size_is_the_published_one():
     assert params["Dense_0"]["kernel"].shape == (576, 7)
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=WIDTHS)
 def network(request):
     return request.param
 
 
 @pytest.fixture(scope="module")
 def small(network):
-    model = make_model(classes=3, coefficients=8, filters=4, network=network)
+    model = make_model(classes=3, coefficients=8, filters=4, units=4, network=network)
     rng = np.random.default_rng(0)
     params = model.init(jax.random.key(0))
     if network == "fourier":  # which starts at zero
@@ -100,7 +100,12 @@ def test_reference_convolution_gives_the_same_network(small, network):
         return  # it has no convolution
     model, params, _, query = small
     reference = make_model(
-        3, coefficients=8, filters=4, network=network, convolution=reference_conv
+        3,
+        coefficients=8,
+        filters=4,
+        units=4,
+        network=network,
+        convolution=reference_conv,
     )
     np.testing.assert_allclose(
         model.apply(params, query, None),
@@ -112,7 +117,7 @@ def test_reference_convolution_gives_the_same_network(small, network):
 
 def test_lstm_reads_the_second_block_s_map_over_time():
     """Against two blocks of the library's convolution and an LSTM, both in NumPy."""
-    model = make_model(classes=3, coefficients=8, filters=2, network="cnn_lstm")
+    model = make_model(classes=3, coefficients=8, filters=2, units=2, network="cnn_lstm")
     rng = np.random.default_rng(1)
     params = jax.tree.map(
         lambda leaf: np.asarray(leaf + rng.normal(0, 0.3, leaf.shape), np.float32),
@@ -150,12 +155,12 @@ def test_lstm_reads_the_second_block_s_map_over_time():
     np.testing.assert_allclose(model.apply(params, clips, None), logits, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if row.network])
+@pytest.mark.parametrize("method", [name for name, row in METHODS.items() if type(row) is Network])
 @pytest.mark.parametrize("other", ["cnn_lstm", "fourier"])
 def test_every_method_takes_the_other_networks(method, other):
     config = Config(emotions=("a", "b"), fixed=(), inner_steps=2, test_inner_steps=2, meta_steps=2)
     learner = METHODS[method].make(
-        config, make_model(classes=2, coefficients=4, filters=2, network=other)
+        config, make_model(classes=2, coefficients=4, filters=2, units=2, network=other)
     )
     clips, labels = jnp.zeros((4, input_frames(other), 4)), jnp.zeros(4, int)
     task = Task(clips, labels, clips, labels)
@@ -182,7 +187,7 @@ def gaussian_kernel(left, right):
 
 def test_products_of_fourier_features_are_a_gaussian_kernel():
     frequencies = 4000
-    model = make_model(3, coefficients=6, filters=frequencies, network="fourier")
+    model = make_model(3, coefficients=6, frequencies=frequencies, network="fourier")
     clips = vectors(12)
     uncentred = {"mean": jnp.zeros(6 + 2 * frequencies)}
     found = np.asarray(model.features({}, clips, uncentred))
@@ -198,7 +203,7 @@ def test_products_of_fourier_features_are_a_gaussian_kernel():
 
 
 def test_fourier_features_are_centred_on_the_clips_given_for_statistics():
-    model = make_model(3, coefficients=6, filters=5, network="fourier")
+    model = make_model(3, coefficients=6, frequencies=5, network="fourier")
     support, query = vectors(7), vectors(4, seed=3) + 1
     zero = {"mean": jnp.zeros(6 + 2 * 5)}
 
@@ -215,7 +220,7 @@ def test_fourier_features_are_centred_on_the_clips_given_for_statistics():
 
 
 def test_fourier_logits_are_two_linear_layers_that_start_at_zero():
-    model = make_model(3, coefficients=6, filters=5, network="fourier")
+    model = make_model(3, coefficients=6, frequencies=5, network="fourier")
     params = model.init(jax.random.key(0))
     shapes = jax.tree.map(jnp.shape, params)
     assert shapes == {HEAD: {"kernel": (7, 3)}, CONTEXT: {"kernel": (10, 3)}}
@@ -231,7 +236,7 @@ def test_fourier_logits_are_two_linear_layers_that_start_at_zero():
 def test_fourier_frequencies_are_the_same_for_every_seed():
     clips = vectors(4)
     one, other = (
-        make_model(2, coefficients=6, filters=5, network="fourier").features({}, clips, None)
+        make_model(2, coefficients=6, frequencies=5, network="fourier").features({}, clips, None)
         for _ in range(2)
     )
     np.testing.assert_array_equal(one, other)

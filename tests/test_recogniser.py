@@ -11,11 +11,11 @@ from scipy.special import logsumexp, softmax
 from scipy.stats import binomtest
 
 from fmaml_jax.common.console import UserError
-from fmaml_jax.data.split import scaled
+from fmaml_jax.data.scale import scaled
 from fmaml_jax.enrol import describe
 from fmaml_jax.learners import fmaml
 from fmaml_jax.maml import Task
-from fmaml_jax.model import make_model
+from fmaml_jax.model import model_of
 from fmaml_jax.recognition import enrol
 from fmaml_jax.recognition.pictures import draw_estimate
 from fmaml_jax.recognition.recogniser import (
@@ -66,7 +66,7 @@ def anonymous(clips):
 
 def test_with_k_clips_of_each_emotion_it_is_fmaml(start, clips, others):
     config = replace(start.config, support="emotions")
-    model = make_model(len(config.classes), len(start.scale.mean), config.filters, config.network)
+    model = model_of(config, len(start.scale.mean))
     learner = fmaml.make(config, model)
     support = scaled(np.stack([clip.features for clip in clips]), start.scale)
     labels = np.array([config.emotions.index(clip.label) for clip in clips])

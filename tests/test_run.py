@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 
 from fmaml_jax.common.console import UserError
-from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.config import Config
+from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.data.split import load_clips
-from fmaml_jax.learners import METHODS
+from fmaml_jax.learners import METHODS, without_unread
 from fmaml_jax.model import HEAD, Model
 from fmaml_jax.training import evaluate as evaluate_module
 from fmaml_jax.training import experiment as run_module
+from fmaml_jax.training import held_out
 from fmaml_jax.training import train as train_module
 from fmaml_jax.training.experiment import run
 from fmaml_jax.training.run_folder import write_json
@@ -32,9 +34,9 @@ from tests.corpus import EMOTIONS, save_corpora
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def linear_model(classes, coefficients, filters, network, body=jnp.ones, through=jnp.multiply):
+def linear_model(config, coefficients, body=jnp.ones, through=jnp.multiply):
     """Logits linear in the clip's mean: compiles at once, and enough to learn these corpora."""
-    del filters, network
+    classes = len(config.classes)
 
     def init(key):
         kernel = jax.random.normal(key, (coefficients, classes)) / 10
@@ -61,7 +63,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def config(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "make_model", linear_model)
+    monkeypatch.setattr(run_module, "model_of", linear_model)
     return Config(
         data=data,
         target="cc",
@@ -141,8 +143,9 @@ def test_run_folder_holds_what_is_promised(config, capsys):
 def test_every_method_learns_separable_corpora(method, config, monkeypatch):
     if method == "boil":  # its body has to be able to exchange classes
         mixing = partial(linear_model, body=jnp.eye, through=jnp.matmul)
-        monkeypatch.setattr(run_module, "make_model", mixing)
-    [results] = run(replace(config, method=method, shots=3, query_per_class=3))
+        monkeypatch.setattr(run_module, "model_of", mixing)
+    config = without_unread(replace(config, method=method, shots=3, query_per_class=3))
+    [results] = run(config)
     assert results["support"] == METHODS[method].supports[0]
     assert results["knows_fixed_classes"]
     assert (results["selection"] is None) == (
@@ -244,10 +247,10 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
 def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterrupted, tmp_path):
     script = (
         "import sys, time\n"
-        "from fmaml_jax import run, train\n"
+        "from fmaml_jax.training import experiment as run, train\n"
         "from fmaml_jax.config import Config\n"
         "from tests.test_run import linear_model\n"
-        "run.make_model = linear_model\n"
+        "run.model_of = linear_model\n"
         "sample = train.sample_seeds\n"
         "def slow(*args, step, **kwargs):\n"
         "    if step == 19: print('step 19', flush=True); time.sleep(60)\n"
@@ -372,7 +375,7 @@ def test_leak_guard_keeps_speakers_apart_in_test_and_validation(method, config, 
         return note
 
     speakers = load_clips(config.data).speakers
-    monkeypatch.setattr(run_module, "sample", noting(run_module.sample))
+    monkeypatch.setattr(held_out, "sample", noting(held_out.sample))
     monkeypatch.setattr(evaluate_module, "sample_seeds", noting(evaluate_module.sample_seeds))
     config = replace(config, method=method, meta_steps=8)
     for guard in ("none", "speaker"):
@@ -405,7 +408,7 @@ def test_non_finite_loss_keeps_the_last_good_state(config, monkeypatch):
 
         return model._replace(apply=apply)
 
-    monkeypatch.setattr(run_module, "make_model", breaking_model)
+    monkeypatch.setattr(run_module, "model_of", breaking_model)
     with pytest.raises(NonFiniteLossError, match=r"at meta-step (\d+); .* is saved") as error:
         run(config)
     step = int(str(error.value).split("meta-step ")[1].split(";")[0])
@@ -481,11 +484,12 @@ def test_exit_codes(config, change, code, sentence):
     script = (
         "import sys\n"
         "from absl import flags\n"
-        "from data_prep import console\n"
-        "from fmaml_jax import config, main, run\n"
+        "from fmaml_jax import main\n"
+        "from fmaml_jax.common import console\n"
+        "from fmaml_jax.training import experiment as run\n"
         "from tests.test_run import linear_model\n"
-        "run.make_model = linear_model\n"
-        "config.define_flags()\n"
+        "run.model_of = linear_model\n"
+        "main.define_flags()\n"
         "console.run(main.main)\n"
     )
     arguments = flags_from_config(replace(config, meta_steps=2, **change))

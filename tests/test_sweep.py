@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from fmaml_jax.common.console import UserError
-from fmaml_jax.config import Config, flags_from_config
+from fmaml_jax.config import Config
+from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.sweep import cells, finished, last_line, steps_done
 from tests.corpus import EMOTIONS, save_corpora
 

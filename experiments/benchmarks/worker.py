@@ -70,13 +70,13 @@ def serve() -> None:
         import jax
 
         from experiments.benchmarks import jax_cases
-        from fmaml_jax.main import _set_up_jax
+        from fmaml_jax.training.devices import set_up
 
         jax.config.update("jax_default_matmul_precision", "float32")
         make, make_evaluation = jax_cases.naive, jax_cases.make_evaluation
         if case == "ours":
             flags.FLAGS(sys.argv[:1])  # the product's flags, at their defaults
-            _set_up_jax()
+            set_up()
             make = jax_cases.ours
             np.savez(path, **jax_cases.initial_params(workload))
     else:

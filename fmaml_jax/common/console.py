@@ -20,6 +20,10 @@ LOG_SECONDS = 10.0
 """Seconds between two progress lines when the output is a file or a batch system's log."""
 
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+"""What schedulers and Ctrl-C send; SIGUSR2 is what submitit asks Slurm for before preemption."""
+
+
 class UserError(Exception):
     """A mistake the user can mend: one sentence that names the thing and the remedy."""
 

@@ -1,11 +1,11 @@
 """The methods of `--method`, by name: one file each, one row each."""
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
 
 from fmaml_jax.common.console import UserError
-from fmaml_jax.config import Config
+from fmaml_jax.config import WIDTHS, Config
 from fmaml_jax.learners import (
     anil,
     fmaml,
@@ -22,51 +22,102 @@ from fmaml_jax.learners import (
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.model import Model
 
+EVERY = (
+    *("data", "target", "emotions", "fixed", "shots", "method", "support", "seed", "seeds_at_once"),
+    *("run_dir", "episodes", "test_query_per_class", "test_query_per_fixed_class", "leak_guard"),
+)
+"""Settings that every method reads: the problem and the test."""
+NETWORK = ("network", "scaling", "task_chunk")
+"""Those of every network, beside the widths of its `--network`."""
+TRAINED = (
+    *("meta_steps", "outer_lr", "task_batch", "query_per_class", "task_domain", "batch_norm"),
+    *("val_fraction", "val_episodes", "eval_every"),
+)
+"""Those of every network that is trained on tasks of the sources."""
+ADAPTED = ("inner_lr", "test_inner_steps", "support_loss")
+"""Those of adaptation to the target's support by gradient steps."""
+META_LEARNED = (*TRAINED, *ADAPTED, "inner_steps", "first_order", "outer_decay", "positions")
+"""Those of a start that is trained through its adaptation."""
+UNSUPPORTED = ("inner_outputs", "fixed_bias")
+"""Those that mean fixed classes without a support: with `--support=all` nobody reads them."""
 
-class Method(NamedTuple):
-    """A row of the table.
+
+class Network(NamedTuple):
+    """A method that is a network: a row of the table.
 
     Attributes:
-        make: (settings, network with N + F outputs) -> the learner; or, of a method that is no
-            network, what `functionals` says.
+        make: (settings, network with N + F outputs) -> the learner.
         supports: values that `--support` may have, the method's own first. "emotions" is the
             N + F rule; "all" a plain (N + F)-way problem, fixed classes like any other.
-        shuffles: whether training tasks shuffle the positions of the classes with support.
-        network: whether it is a network.
+        reads: the settings it reads, beside `EVERY` and `NETWORK`.
+        shuffles: whether training tasks may shuffle the positions of the classes with support.
         uses_sources: whether it learns from the source languages.
     """
 
-    make: Callable[[Config, Model], Learner] | functionals.Make
+    make: Callable[[Config, Model], Learner]
     supports: tuple[str, ...]
+    reads: tuple[str, ...]
     shuffles: bool = True
-    network: bool = True
     uses_sources: bool = True
 
 
-def _first_order(config: Config, model: Model) -> Learner:
-    return fmaml.make(replace(config, first_order=True), model)
+class Classifier(NamedTuple):
+    """A method without a network, fitted to each test episode: a row of the table.
 
+    Attributes:
+        make: what `functionals` says.
+        supports, uses_sources: as in `Network`.
+        reads: the settings it reads, beside `EVERY`.
+    """
+
+    make: functionals.Make
+    supports: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    uses_sources: bool = True
+
+
+Method = Network | Classifier
+
+_N_PLUS_F = (*META_LEARNED, "start_weight", *UNSUPPORTED)
+_BOTH = ("emotions", "all")
 
 METHODS: dict[str, Method] = {
-    "fmaml": Method(fmaml.make, ("emotions",)),
-    "metaser": Method(fmaml.make, ("all",)),  # Chopra et al. 2021
-    "fomaml": Method(_first_order, ("emotions", "all")),  # Finn et al. 2017, 5.2
-    "meta_sgd": Method(meta_sgd.make, ("emotions", "all")),
-    "mamlpp": Method(mamlpp.make, ("emotions", "all")),
-    "reptile": Method(reptile.make, ("emotions", "all")),
-    "anil": Method(anil.make_anil, ("emotions", "all")),
-    "boil": Method(anil.make_boil, ("emotions", "all")),
-    "protonet": Method(protonet.make, ("all",)),
-    "matching": Method(matching.make, ("all",)),
-    "relation": Method(relation.make, ("all",)),
-    "pooled": Method(pooled.make, ("emotions", "all"), shuffles=False),
-    "pooled_finetune": Method(pooled.make_finetune, ("emotions", "all"), shuffles=False),
-    "supervised": Method(supervised.make, ("all", "emotions"), uses_sources=False),
-    "functionals": Method(
-        functionals.support_svm, ("all", "emotions"), network=False, uses_sources=False
+    "fmaml": Network(fmaml.make, ("emotions",), _N_PLUS_F),
+    "metaser": Network(fmaml.make, ("all",), _N_PLUS_F),  # Chopra et al. 2021
+    "meta_sgd": Network(meta_sgd.make, _BOTH, _N_PLUS_F),
+    "mamlpp": Network(mamlpp.make, _BOTH, (*META_LEARNED, *UNSUPPORTED)),
+    "reptile": Network(
+        reptile.make,
+        _BOTH,
+        (*TRAINED, *ADAPTED, "inner_steps", "outer_decay", "positions", *UNSUPPORTED),
     ),
-    "functionals_fixed": Method(functionals.fixed_svm, ("emotions",), network=False),
-    "functionals_pooled": Method(functionals.pooled_regression, ("emotions", "all"), network=False),
+    "anil": Network(anil.make_anil, _BOTH, _N_PLUS_F),
+    "boil": Network(anil.make_boil, _BOTH, _N_PLUS_F),
+    # What compares with class means or members is the same in any order of the classes.
+    "protonet": Network(protonet.make, ("all",), TRAINED),
+    "matching": Network(matching.make, ("all",), TRAINED),
+    "relation": Network(relation.make, ("all",), TRAINED),
+    "pooled": Network(pooled.make, _BOTH, (*TRAINED, "outer_decay", "fixed_bias"), shuffles=False),
+    "pooled_finetune": Network(
+        pooled.make_finetune,
+        _BOTH,
+        (*TRAINED, *ADAPTED, "outer_decay", *UNSUPPORTED),
+        shuffles=False,
+    ),
+    "supervised": Network(
+        supervised.make,
+        ("all", "emotions"),
+        # The last two say which source clips the input is scaled by.
+        ("meta_steps", "outer_lr", "support_loss", "inner_outputs", "val_fraction", "task_domain"),
+        uses_sources=False,
+    ),
+    "functionals": Classifier(functionals.support_svm, ("all", "emotions"), uses_sources=False),
+    "functionals_fixed": Classifier(
+        functionals.fixed_svm, ("emotions",), ("val_fraction", "task_domain")
+    ),
+    "functionals_pooled": Classifier(
+        functionals.pooled_regression, _BOTH, ("val_fraction", "task_domain")
+    ),
 }
 
 
@@ -74,7 +125,8 @@ def find_method(config: Config) -> tuple[Method, str]:
     """The method of a run and which classes have a support.
 
     Raises:
-        UserError: there is no such method, or it cannot do with such a support.
+        UserError: there is no such method, it cannot do with such a support, or a setting is given
+            that it does not read.
     """
     if config.method not in METHODS:
         raise UserError(f"--method={config.method} is unknown; choose from {', '.join(METHODS)}")
@@ -85,4 +137,36 @@ def find_method(config: Config) -> tuple[Method, str]:
             f"--method={config.method} cannot do with --support={support}; leave --support out, "
             "or choose another method"
         )
+    if unread := _unread(config, method, support):
+        given = ", ".join(f"--{name}={getattr(config, name)}" for name in unread)
+        back = " ".join(f"--{name}={default}" for name, default in unread.items())
+        raise UserError(
+            f"--method={config.method} does not read {given}; leave that out, or set it back by "
+            f"{back}"
+        )
     return method, support
+
+
+def without_unread(config: Config) -> Config:
+    """The config with what its method does not read at its default, for a grid of methods.
+
+    An unknown method, or one that cannot do with the support, is left to `find_method` to refuse.
+    """
+    method = METHODS.get(config.method)
+    if method is None:
+        return config
+    return replace(config, **_unread(config, method, config.support or method.supports[0]))
+
+
+def _unread(config: Config, method: Method, support: str) -> dict[str, Any]:
+    """The defaults of settings that have another value, and that the method does not read."""
+    read = {*EVERY, *method.reads}
+    if isinstance(method, Network):
+        read |= {*NETWORK, *WIDTHS[config.network]}
+    if support == "all":
+        read -= {*UNSUPPORTED}
+    return {
+        field.name: field.default
+        for field in fields(Config)
+        if field.name not in read and getattr(config, field.name) != field.default
+    }

@@ -13,13 +13,11 @@ from fmaml_jax.audio.features import FeatureConfig, restore_config
 from fmaml_jax.common.archive import content_hash
 from fmaml_jax.common.console import UserError
 from fmaml_jax.config import Config
-from fmaml_jax.data.split import Scale
+from fmaml_jax.data.scale import Scale
 from fmaml_jax.maml import Params
-from fmaml_jax.model import CONTEXT, HEAD, make_model
-from fmaml_jax.training.run_folder import PACKAGES, recorded_settings, refuse_damage
-
-METHODS = ("fmaml", "fomaml")
-"""Methods whose adaptation enrolment knows; at test time they do the same."""
+from fmaml_jax.model import CONTEXT, HEAD, model_of
+from fmaml_jax.training.checkpoints import refuse_damage
+from fmaml_jax.training.run_folder import PACKAGES, recorded_settings
 
 
 class Start(NamedTuple):
@@ -81,7 +79,7 @@ def load_start(run_dir: str | Path) -> Start:
             f"--checkpoint={folder} was written by another version of fmaml_jax ({error}); train "
             "it again with this one, or use that one"
         ) from error
-    if config.method not in METHODS or config.network != "fourier":
+    if config.method != "fmaml" or config.network != "fourier":
         raise UserError(
             f"--checkpoint={folder} is a run of --method={config.method} --network="
             f"{config.network}, and only fmaml with fourier can be enrolled; {advice}"
@@ -126,8 +124,7 @@ def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
 
 
 def _check_shapes(folder: Path, config: Config, params: Params, scale: Scale) -> None:
-    coeffs = len(scale.mean)
-    model = make_model(len(config.classes), coeffs, config.filters, config.network)
+    model = model_of(config, len(scale.mean))
     expected = jax.eval_shape(model.init, jax.random.key(0))
     found = jax.tree.map(np.shape, params)
     if params.keys() != {HEAD, CONTEXT} or found != jax.tree.map(np.shape, expected):

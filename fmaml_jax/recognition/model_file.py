@@ -16,7 +16,7 @@ import numpy as np
 from fmaml_jax.audio.features import restore_config
 from fmaml_jax.common import archive
 from fmaml_jax.common.console import UserError
-from fmaml_jax.data.split import Scale
+from fmaml_jax.data.scale import Scale
 from fmaml_jax.recognition.recogniser import BATCH, Estimate, Recogniser, logits_of_vectors
 
 FORMAT = 1

@@ -29,7 +29,7 @@ from fmaml_jax.audio.features import FeatureConfig
 from fmaml_jax.common.archive import content_hash
 from fmaml_jax.common.console import UserError
 from fmaml_jax.config import Config
-from fmaml_jax.data.split import Scale, scaled
+from fmaml_jax.data.scale import Scale, scaled
 from fmaml_jax.maml import adapt
 from fmaml_jax.model import HEAD, Model, make_model
 from fmaml_jax.recognition.checkpoint import Start
@@ -191,7 +191,7 @@ def fit(
     for fold, members in enumerate(folds):
         given[fold, members] = False
     head = start.params[HEAD]["kernel"]
-    network = _network(len(start.scale.mean), start.config.filters)
+    network = _network(len(start.scale.mean), start.config.frequencies)
     centres, contexts, logits = _adapted(
         network, head, origin, vectors, labels, given, len(emotions), len(enrolled), start.config
     )
@@ -215,7 +215,7 @@ def fit(
         known_as=known_as,
         feature_config=start.feature_config,
         scale=start.scale,
-        frequencies=start.config.filters,
+        frequencies=start.config.frequencies,
         centre=np.asarray(centres[-1]),
         head=head,
         emotions=len(start.config.emotions),
@@ -380,7 +380,7 @@ def _logits(
 @functools.cache  # a program is compiled once for each `Model`
 def _network(coeffs: int, frequencies: int) -> Model:
     """The network, for its features alone; it has no outputs of its own here."""
-    return make_model(0, coeffs, frequencies, "fourier")
+    return make_model(0, coeffs, "fourier", frequencies=frequencies)
 
 
 def _interval(

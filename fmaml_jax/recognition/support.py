@@ -17,7 +17,7 @@ from fmaml_jax.audio.features import extract
 from fmaml_jax.common.console import UserError, progress
 from fmaml_jax.common.files import walk
 from fmaml_jax.common.text import read_table
-from fmaml_jax.data.split import scaled
+from fmaml_jax.data.scale import scaled
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.timeline import UNSURE
 

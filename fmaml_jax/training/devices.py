@@ -16,11 +16,15 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 from fmaml_jax.common.console import UserError
+from fmaml_jax.common.processes import cores
 
 TASKS = "tasks"
 
 TASK_CHUNK = {"cpu": 1}
 """Tasks that a device computes at once, by backend; its whole share where none is given."""
+
+PEER_TIMEOUT = 30
+"""Seconds without a sign of life after which a process counts as gone."""
 
 
 class Layout(NamedTuple):
@@ -152,6 +156,30 @@ def one_voice() -> Iterator[None]:
         contextlib.redirect_stderr(nowhere),
     ):
         yield
+
+
+def set_up(distributed: bool = False) -> None:
+    """Finds the devices of a run, of all its hosts where it is `distributed`, before their use.
+
+    Raises:
+        UserError: there are none.
+    """
+    # Every core as a device of its own, which a task has to itself; measured in
+    # experiments/benchmarks. No number of devices depends on it where there is an accelerator.
+    if "JAX_NUM_CPU_DEVICES" not in os.environ:
+        jax.config.update("jax_num_cpu_devices", cores())
+    try:
+        if distributed:
+            jax.distributed.initialize(
+                heartbeat_timeout_seconds=PEER_TIMEOUT, shutdown_timeout_seconds=PEER_TIMEOUT
+            )
+        jax.devices()
+    except RuntimeError as error:
+        raise UserError(
+            f"JAX finds no device ({' '.join(str(error).split())}); install the plugin that "
+            "JAX_PLATFORMS names, or unset it"
+        ) from error
+    set_up_compilation()
 
 
 def set_up_compilation() -> None:

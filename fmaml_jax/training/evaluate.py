@@ -1,17 +1,15 @@
-"""Evaluation: predictions of seeded episodes, and the figures drawn from them."""
+"""Evaluation: predictions of seeded episodes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32, Int
-from scipy import stats
-from sklearn.decomposition import PCA
+from jaxtyping import Float, Float32
 
 from fmaml_jax.data.episodes import Episodes, TaskShape, sample_seeds
 from fmaml_jax.data.split import Groups, Pool
@@ -26,19 +24,10 @@ from fmaml_jax.training.devices import (
     split_tasks,
     to_devices,
 )
-
-UNKNOWN = -1e3
-"""Score of a class that a classifier has never seen."""
+from fmaml_jax.training.metrics import UNKNOWN, Predictions
 
 EPISODES_PER_DEVICE = 10
 """Episodes in a call; more would make progress and the reply to Ctrl-C coarser."""
-
-
-class Predictions(NamedTuple):
-    """Query logits before adaptation (step 0) and after each inner step, and the true labels."""
-
-    logits: Float32[np.ndarray, "episodes steps queries classes"]
-    labels: Int[np.ndarray, "episodes queries"]
 
 
 def gather(features: Float[Array, "clips time coeffs"], episodes: Episodes) -> Task:
@@ -192,87 +181,3 @@ def classify_episodes(
         logits.append(classified(Episodes(*arrays)))
         report(1)
     return Predictions(np.stack(logits), episodes.query_labels)
-
-
-def log_loss(predictions: Predictions) -> Float[np.ndarray, "episodes steps"]:
-    """Mean cross-entropy of the queries, in nats, of each episode before and after each step."""
-    logits, labels = predictions.logits.astype(np.float64), predictions.labels
-    true = np.take_along_axis(logits, labels[:, None, :, None], axis=-1)[..., 0]
-    return (np.logaddexp.reduce(logits, axis=-1) - true).mean(axis=-1)
-
-
-def accuracy(predictions: Predictions) -> Float[np.ndarray, "episodes steps"]:
-    """Share of queries whose largest of all N + F outputs is the true class."""
-    return np.mean(predictions.logits.argmax(-1) == predictions.labels[:, None], axis=-1)
-
-
-def emotion_accuracy(predictions: Predictions, ways: int) -> Float[np.ndarray, "episodes steps"]:
-    """Share of emotion queries whose largest of the first N outputs is the true class.
-
-    It compares with a plain N-way classifier, which cannot answer a fixed class.
-    """
-    is_emotion = predictions.labels < ways
-    correct = predictions.logits[..., :ways].argmax(-1) == predictions.labels[:, None]
-    return np.sum(correct & is_emotion[:, None], axis=-1) / np.sum(is_emotion, axis=-1)[:, None]
-
-
-def recall(predictions: Predictions) -> Float[np.ndarray, "episodes steps classes"]:
-    """Recall of each class; its mean over the classes is the UAR."""
-    correct = predictions.logits.argmax(-1) == predictions.labels[:, None]
-    members = predictions.labels[..., None] == np.arange(predictions.logits.shape[-1])
-    hits = np.einsum("esq,eqc->esc", correct.astype(np.int64), members.astype(np.int64))
-    return hits / members.sum(axis=1)[:, None]
-
-
-def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
-    """Share of each true class's queries (row) given each answer (column), after the last step."""
-    classes = predictions.logits.shape[-1]
-    counts = np.zeros((classes, classes))
-    np.add.at(counts, (predictions.labels, predictions.logits[:, -1].argmax(-1)), 1)
-    return counts / counts.sum(axis=1, keepdims=True)
-
-
-def interval(per_episode: Float[np.ndarray, " episodes"]) -> dict[str, float]:
-    """Mean over episodes and half the width of its 95% interval (Student's t)."""
-    half = stats.sem(per_episode) * stats.t.ppf(0.975, len(per_episode) - 1)
-    return {"mean": round(float(np.mean(per_episode)), 6), "ci95": round(float(half), 6)}
-
-
-def summarise(predictions: Predictions, classes: Sequence[str], ways: int) -> dict:
-    """The figures of one batch-norm mode as they stand in `results.json`."""
-    accuracies, emotion_accuracies = accuracy(predictions), emotion_accuracy(predictions, ways)
-    recalls = recall(predictions)
-
-    def figures(step: int) -> dict[str, dict[str, float]]:
-        return {
-            "accuracy": interval(accuracies[:, step]),
-            "emotion_accuracy": interval(emotion_accuracies[:, step]),
-            "uar": interval(recalls[:, step].mean(axis=-1)),
-        }
-
-    return {
-        **figures(-1),
-        "recall": dict(zip(classes, np.round(recalls[:, -1].mean(0), 6).tolist(), strict=True)),
-        "before_adaptation": figures(0),
-        "by_inner_step": {
-            "loss": np.round(log_loss(predictions).mean(axis=0), 6).tolist(),
-            "accuracy": np.round(accuracies.mean(axis=0), 6).tolist(),
-        },
-        "confusion": np.round(confusion(predictions), 6).tolist(),
-        "by_episode": {
-            "accuracy": np.round(accuracies[:, -1], 6).tolist(),
-            "emotion_accuracy": np.round(emotion_accuracies[:, -1], 6).tolist(),
-            "uar": np.round(recalls[:, -1].mean(axis=-1), 6).tolist(),
-        },
-    }
-
-
-def embed(logits: Float[np.ndarray, "clips classes"]) -> list[list[float]]:
-    """The clips' outputs on their two principal axes, for pictures.
-
-    A clip's outputs count relative to their mean, as they do in a softmax; classes that the method
-    does not know are left out.
-    """
-    known = logits[:, (logits != UNKNOWN).all(axis=0)].astype(np.float64)
-    axes = PCA(2).fit_transform(known - known.mean(axis=1, keepdims=True))
-    return np.round(axes, 3).tolist()

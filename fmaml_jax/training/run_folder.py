@@ -11,17 +11,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
-import tensorstore
-
 from fmaml_jax.common.console import UserError
 from fmaml_jax.common.files import whole_file
 from fmaml_jax.config import Config
 
 LIST_OF_NUMBERS = re.compile(r"\[([-+.\deE,\s]+)\]")
-
-ZARRAY = b"/.zarray"
-"""How the description of an array in a checkpoint is named: by the array's name and this."""
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scipy")
 
@@ -37,7 +31,9 @@ def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings_of(Config()), **record["config"]}
 
 
-def describe(config: Config, hashes: Mapping[str, str], feature_config: Mapping) -> dict[str, Any]:
+def describe(
+    config: Config, hashes: Mapping[str, str], feature_config: Mapping, device: str
+) -> dict[str, Any]:
     """What `config.json` holds: settings, content hash of each data file, versions, device."""
     return {
         "config": settings_of(config),
@@ -46,7 +42,7 @@ def describe(config: Config, hashes: Mapping[str, str], feature_config: Mapping)
         "versions": {
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in PACKAGES},
-            "device": jax.devices()[0].device_kind,
+            "device": device,
         },
     }
 
@@ -105,39 +101,6 @@ def _claim(path: Path, description: dict[str, Any]) -> None:
         )
     if earlier.get("versions") != description["versions"]:
         print(f"{path} was begun with other versions or on another device; last bits may differ")
-
-
-@contextlib.contextmanager
-def refuse_damage(checkpoint: Path, remedy: str) -> Iterator[None]:
-    """Turns what fails in the block, where Orbax reads a checkpoint, into one sentence.
-
-    Orbax reads all arrays at once, and where several fail it tells of one: the others print their
-    tracebacks whenever they end. So every array is read here before, one after the other.
-
-    Args:
-        checkpoint: the folder of a meta-step.
-        remedy: what the user can do about it.
-
-    Raises:
-        UserError: the checkpoint is damaged or of another version.
-    """
-    try:
-        # Resolved, since tensorstore has no paths with "..".
-        base = {"driver": "file", "path": f"{checkpoint.resolve()}/default/"}
-        arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-        names = [key[: -len(ZARRAY)] for key in arrays.list().result() if key.endswith(ZARRAY)]
-        if not names:
-            raise FileNotFoundError("it holds no arrays")
-        for name in names:
-            array = {"driver": "zarr", "kvstore": arrays.spec().to_json() | {"path": name.decode()}}
-            tensorstore.open({**array, "fill_missing_data_reads": False}).result().read().result()
-        yield
-    except Exception as error:  # what they raise for damage is not documented
-        first_line = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            f"the checkpoint in {checkpoint} is damaged or of another version "
-            f"({first_line[0][:200]}); {remedy}"
-        ) from error
 
 
 def seed_folders(path: Path, config: Config) -> list[Path]:

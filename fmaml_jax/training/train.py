@@ -20,13 +20,15 @@ import orbax.checkpoint as ocp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Scalar
 
-from fmaml_jax.common.console import progress
+from fmaml_jax.common.console import STOP_SIGNALS, progress
 from fmaml_jax.common.files import whole_file
 from fmaml_jax.config import Config
 from fmaml_jax.data.episodes import Episodes, TaskShape, sample_seeds, validation_tasks
-from fmaml_jax.data.split import Scale, Split
+from fmaml_jax.data.scale import Scale
+from fmaml_jax.data.split import Split
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, meta_gradient
+from fmaml_jax.training.checkpoints import refuse_damage
 from fmaml_jax.training.devices import (
     Layout,
     any_process,
@@ -37,16 +39,14 @@ from fmaml_jax.training.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.training.evaluate import accuracy, gather, log_loss, predict_episodes
-from fmaml_jax.training.run_folder import refuse_damage, seed_folders
+from fmaml_jax.training.evaluate import gather, predict_episodes
+from fmaml_jax.training.metrics import accuracy, log_loss
+from fmaml_jax.training.run_folder import seed_folders
 
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
 
 
 CURVE_POINTS = 50
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-"""What schedulers and Ctrl-C send; SIGUSR2 is what submitit asks Slurm for before preemption."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -69,7 +69,7 @@ class State(NamedTuple):
 
 
 class Selected(NamedTuple):
-    """Each seed's trained state chosen on held-out source speakers."""
+    """Each seed's trained state chosen on held-out source speakers; NaN where there are none."""
 
     params: Params
     val_accuracy: Float[Array, " seeds"]
@@ -172,9 +172,14 @@ def train(
     place = replicated(layout.mesh)
     state = jax.device_put(State(params, optimizer.init(params)), place)
 
-    def keep_best(val_accuracies: Sequence[float], meta_step: int) -> Selected:
-        now = np.asarray(val_accuracies, np.float32)
-        better = now > selected.val_accuracy
+    def keep_best(val_accuracies: Sequence[float] | None, meta_step: int) -> Selected:
+        """The best states so far; without validation the later one is taken for the better."""
+        if val_accuracies is None:
+            now = np.full_like(selected.val_accuracy, np.nan)
+            better = np.ones(len(now), bool)
+        else:
+            now = np.asarray(val_accuracies, np.float32)
+            better = now > selected.val_accuracy
 
         def choose(new: Array, old: Array) -> Array:
             return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
@@ -263,17 +268,18 @@ def train(
             )
             bar.update()
             if step % config.eval_every == 0 or step == config.meta_steps:
-                # Without anything to select on, the later state is taken for the better one.
-                validated = validate() if val_pools else [(0.0, step)] * seeds
-                if not all(math.isfinite(loss) for loss, _ in validated):
-                    # Not saved: a rerun has to validate it again.
-                    raise NonFiniteLossError(
-                        f"the validation loss is not finite after meta-step {step}; the checkpoint "
-                        f"before it is kept; {ADVICE}"
-                    )
+                val_accuracies = None
                 if val_pools:
+                    validated = validate()
+                    if not all(math.isfinite(loss) for loss, _ in validated):
+                        # Not saved: a rerun has to validate it again.
+                        raise NonFiniteLossError(
+                            f"the validation loss is not finite after meta-step {step}; the "
+                            f"checkpoint before it is kept; {ADVICE}"
+                        )
                     log("val_", step, validated)
-                selected = keep_best([val_accuracy for _, val_accuracy in validated], step)
+                    val_accuracies = [val_accuracy for _, val_accuracy in validated]
+                selected = keep_best(val_accuracies, step)
                 save()
             if any_process(bool(received)):
                 save()

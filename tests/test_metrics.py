@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fmaml_jax.training import evaluate
-from fmaml_jax.training.evaluate import Predictions
+from fmaml_jax.training import metrics, results
+from fmaml_jax.training.metrics import UNKNOWN, Predictions
 
 # Two episodes, one inner step, queries of three emotions (0, 1, 2) and one fixed class (3).
 LABELS = np.array([[0, 1, 2, 3], [0, 1, 2, 3]])
@@ -24,40 +24,40 @@ def predictions():
 
 
 def test_accuracy(predictions):
-    np.testing.assert_allclose(evaluate.accuracy(predictions)[:, 1], [3 / 4, 2 / 4])
+    np.testing.assert_allclose(metrics.accuracy(predictions)[:, 1], [3 / 4, 2 / 4])
 
 
 def test_emotion_accuracy_decides_among_the_emotions_alone(predictions):
     # Episode 2 answers the fixed class for emotions 0 and 1; without it, 0 is right and 1 is not.
-    np.testing.assert_allclose(evaluate.emotion_accuracy(predictions, 3)[:, 1], [2 / 3, 2 / 3])
+    np.testing.assert_allclose(metrics.emotion_accuracy(predictions, 3)[:, 1], [2 / 3, 2 / 3])
 
 
 def test_recall(predictions):
-    np.testing.assert_allclose(evaluate.recall(predictions)[:, 1], [[1, 1, 0, 1], [0, 0, 1, 1]])
+    np.testing.assert_allclose(metrics.recall(predictions)[:, 1], [[1, 1, 0, 1], [0, 0, 1, 1]])
 
 
 def test_confusion_rows_are_true_classes(predictions):
     expected = [[1 / 2, 0, 0, 1 / 2], [0, 1 / 2, 0, 1 / 2], [0, 1 / 2, 1 / 2, 0], [0, 0, 0, 1]]
-    np.testing.assert_allclose(evaluate.confusion(predictions), expected)
+    np.testing.assert_allclose(metrics.confusion(predictions), expected)
 
 
 def test_log_loss_of_equal_logits_is_log_of_the_number_of_classes(predictions):
-    np.testing.assert_allclose(evaluate.log_loss(predictions)[:, 0], np.log(4))
+    np.testing.assert_allclose(metrics.log_loss(predictions)[:, 0], np.log(4))
     # Of logits 2, 1, 0, 0 (true class first): log(e^2 + e + 2) - 2.
     only = Predictions(np.array([[[[2.0, 1, 0, 0]]]], np.float32), np.array([[0]]))
-    np.testing.assert_allclose(evaluate.log_loss(only), np.log(np.e**2 + np.e + 2) - 2, rtol=1e-6)
+    np.testing.assert_allclose(metrics.log_loss(only), np.log(np.e**2 + np.e + 2) - 2, rtol=1e-6)
 
 
 def test_interval_is_students():
     values = np.random.default_rng(0).uniform(size=12)
     low, high = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    interval = evaluate.interval(values)
+    interval = results.interval(values)
     np.testing.assert_allclose(interval["mean"], (low + high) / 2, atol=1e-6)
     np.testing.assert_allclose(interval["ci95"], (high - low) / 2, atol=1e-6)
 
 
 def test_summary_has_every_figure(predictions):
-    summary = evaluate.summarise(predictions, ("a", "b", "c", "neutral"), ways=3)
+    summary = results.summarise(predictions, ("a", "b", "c", "neutral"), ways=3)
     assert summary["accuracy"]["mean"] == pytest.approx(5 / 8)
     assert summary["uar"] == summary["accuracy"]  # queries are balanced
     assert summary["recall"] == {"a": 0.5, "b": 0.5, "c": 0.5, "neutral": 1.0}
@@ -71,7 +71,7 @@ def test_embedding_keeps_the_distances_of_a_plane_and_leaves_out_unknown_classes
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(9, 2)) @ rng.normal(size=(2, 4)) + rng.normal(size=(9, 1))
     softmax_alike = logits - logits.mean(axis=1, keepdims=True)
-    points = np.array(evaluate.embed(np.insert(logits, 1, evaluate.UNKNOWN, axis=1)))
+    points = np.array(results.embed(np.insert(logits, 1, UNKNOWN, axis=1)))
     assert points.shape == (9, 2)
     distance = np.linalg.norm(softmax_alike[:, None] - softmax_alike, axis=-1)
     np.testing.assert_allclose(

@@ -1,0 +1,51 @@
+"""The flags of a run, made from `Config`: one for each setting."""
+
+import dataclasses
+
+from absl import flags
+
+from fmaml_jax.config import Config, check
+
+
+def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines one absl flag for each field of `Config`."""
+    for field in dataclasses.fields(Config):
+        name, default, help_text = field.name, field.default, field.metadata["help"]
+        match default:
+            case bool():
+                flags.DEFINE_bool(name, default, help_text, values)
+            case int():
+                flags.DEFINE_integer(name, default, help_text, flag_values=values)
+            case float():
+                flags.DEFINE_float(name, default, help_text, flag_values=values)
+            case tuple():
+                flags.DEFINE_list(name, list(default), help_text, values)
+            case _:
+                choices = field.metadata.get("choices")
+                help_text += f" ({' | '.join(filter(None, choices))})" if choices else ""
+                flags.DEFINE_string(name, default, help_text, values)
+
+
+def config_from_flags(values: flags.FlagValues) -> Config:
+    """The checked `Config` of parsed flags.
+
+    Raises:
+        UserError: see `check`.
+    """
+    settings = {field.name: values[field.name].value for field in dataclasses.fields(Config)}
+    config = Config(
+        **{
+            name: tuple(item.strip() for item in value) if isinstance(value, list) else value
+            for name, value in settings.items()
+        }
+    )
+    check(config)
+    return config
+
+
+def flags_from_config(config: Config) -> list[str]:
+    """The command line that makes this config."""
+    return [
+        f"--{name}={','.join(value) if isinstance(value, tuple) else value}"
+        for name, value in dataclasses.asdict(config).items()
+    ]

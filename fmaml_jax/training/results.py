@@ -1,0 +1,96 @@
+"""What `results.json` says of a test, and the lines that are printed of it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from fmaml_jax.common.text import text_table
+from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET
+from fmaml_jax.training.metrics import (
+    UNKNOWN,
+    Predictions,
+    accuracy,
+    confusion,
+    emotion_accuracy,
+    log_loss,
+    recall,
+)
+
+
+def interval(per_episode: Float[np.ndarray, " episodes"]) -> dict[str, float]:
+    """Mean over episodes and half the width of its 95% interval (Student's t)."""
+    half = stats.sem(per_episode) * stats.t.ppf(0.975, len(per_episode) - 1)
+    return {"mean": round(float(np.mean(per_episode)), 6), "ci95": round(float(half), 6)}
+
+
+def summarise(predictions: Predictions, classes: Sequence[str], ways: int) -> dict:
+    """The figures of one batch-norm mode as they stand in `results.json`."""
+    accuracies, emotion_accuracies = accuracy(predictions), emotion_accuracy(predictions, ways)
+    recalls = recall(predictions)
+
+    def figures(step: int) -> dict[str, dict[str, float]]:
+        return {
+            "accuracy": interval(accuracies[:, step]),
+            "emotion_accuracy": interval(emotion_accuracies[:, step]),
+            "uar": interval(recalls[:, step].mean(axis=-1)),
+        }
+
+    return {
+        **figures(-1),
+        "recall": dict(zip(classes, np.round(recalls[:, -1].mean(0), 6).tolist(), strict=True)),
+        "before_adaptation": figures(0),
+        "by_inner_step": {
+            "loss": np.round(log_loss(predictions).mean(axis=0), 6).tolist(),
+            "accuracy": np.round(accuracies.mean(axis=0), 6).tolist(),
+        },
+        "confusion": np.round(confusion(predictions), 6).tolist(),
+        "by_episode": {
+            "accuracy": np.round(accuracies[:, -1], 6).tolist(),
+            "emotion_accuracy": np.round(emotion_accuracies[:, -1], 6).tolist(),
+            "uar": np.round(recalls[:, -1].mean(axis=-1), 6).tolist(),
+        },
+    }
+
+
+def embed(logits: Float[np.ndarray, "clips classes"]) -> list[list[float]]:
+    """The clips' outputs on their two principal axes, for pictures.
+
+    A clip's outputs count relative to their mean, as they do in a softmax; classes that the method
+    does not know are left out.
+    """
+    known = logits[:, (logits != UNKNOWN).all(axis=0)].astype(np.float64)
+    from sklearn.decomposition import PCA  # late: it takes a second to load
+
+    axes = PCA(2).fit_transform(known - known.mean(axis=1, keepdims=True))
+    return np.round(axes, 3).tolist()
+
+
+def table(results: dict[str, Any]) -> str:
+    """The run's row of the paper's tables, with intervals, beside no adaptation and chance."""
+
+    def percent(figures: dict[str, float]) -> str:
+        return f"{100 * figures['mean']:.1f} ± {100 * figures['ci95']:.1f}"
+
+    columns = ("accuracy", "emotion_accuracy", "uar")
+    run_name = (
+        f"{results['method']}, {results['target']}, {results['shots']}-shot, seed {results['seed']}"
+    )
+    if results["target"] == NO_TARGET:
+        return f"{run_name}: trained on all languages, tested on none"
+    rows = [("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")]
+    for mode in BATCH_NORM_MODES:
+        shown = [(run_name, results[mode])]
+        if len(results[mode]["by_inner_step"]["accuracy"]) > 1:
+            shown.append(("  without adaptation", results[mode]["before_adaptation"]))
+        for name, figures in shown:
+            rows.append((f"{name}, {mode}", *(percent(figures[column]) for column in columns)))
+    chance = f"{100 * results['chance']:.1f}"
+    rows.append(("chance", chance, f"{100 / results['ways']:.1f}", chance))
+    lines = [text_table(rows)]
+    if not results["knows_fixed_classes"]:
+        lines.append("the method cannot know the fixed classes: they are in no support it has")
+    lines.append(f"accuracy in %; ± is the 95% interval over {results['episodes']} episodes")
+    return "\n".join(lines)
