@@ -6,7 +6,7 @@ from dataclasses import asdict
 import numpy as np
 
 from fmaml_jax.config import Config
-from fmaml_jax.training.evaluate import interval
+from fmaml_jax.training.results import interval
 
 UNADAPTED = ("protonet", "matching", "relation", "pooled", "functionals")
 """Methods that do not adapt in gradient steps."""
@@ -78,7 +78,7 @@ def make_run(
         "knows_fixed_classes": method != "supervised" or support == "all",
         **{"target": target, "shots": shots, "ways": 5, "fixed": 2, "seed": seed},
         **{"classes": list(CLASSES), "episodes": len(accuracy), "chance": 0.142857},
-        "query_per_class": 25,
+        **{"query_per_class": 25, "query_per_fixed_class": 25},
         "query_hash": query_hash or f"{target}{seed}{leak_guard}",
         "selection": {"meta_step": 100},
         "fixed_class_sources": {"neutral": ["emovo"], "silence": ["silence"]},

@@ -14,8 +14,11 @@ from absl import flags
 from fmaml_jax.common import console
 from fmaml_jax.common.console import UserError
 
-OUT = flags.DEFINE_string("out", "", "folder of the report; an earlier one is replaced")
-SAVE = flags.DEFINE_string("save", "", "instead of a report, one .jsonl file of all runs")
+
+def define_flags() -> None:
+    """Where the report, or the runs' file, goes."""
+    flags.DEFINE_string("out", "", "folder of the report; an earlier one is replaced")
+    flags.DEFINE_string("save", "", "instead of a report, one .jsonl file of all runs")
 
 
 def main(paths: list[str]) -> None:
@@ -24,17 +27,20 @@ def main(paths: list[str]) -> None:
     Raises:
         UserError: see `output.report` and `output.save_runs`; or the command line lacks something.
     """
+    out, file = flags.FLAGS.out, flags.FLAGS.save
     if not paths:
         raise UserError("no RUN_DIR is named; for example runs/sweep --out=runs/report")
-    if bool(OUT.value) == bool(SAVE.value):
-        raise UserError("give --out or --save; for example --out=runs/report")
-    from fmaml_jax.report import output  # late, since --help needs none of its libraries
+    if bool(out) == bool(file):
+        raise UserError("give one of --out and --save; for example --out=runs/report")
 
-    if OUT.value:
-        output.report(paths, Path(OUT.value))
+    from fmaml_jax.report import output  # late, so that --help does not wait for its libraries
+
+    if out:
+        output.report(paths, Path(out))
     else:
-        output.save_runs(paths, Path(SAVE.value))
+        output.save_runs(paths, Path(file))
 
 
 if __name__ == "__main__":
+    define_flags()
     console.run(main, arguments=True)

@@ -27,7 +27,7 @@ def write(path: Path, runs: Mapping[str, Record]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    packed = {name: record | {"results": _pack(record["results"])} for name, record in runs.items()}
+    packed = {name: record | {"results": _pack(record)} for name, record in runs.items()}
     first, *others = packed.values()
     shared = {
         part: {
@@ -66,13 +66,15 @@ def read(path: Path) -> dict[str, Record]:
     return runs
 
 
-def _pack(results: dict[str, Any]) -> dict[str, Any]:
-    """Results with counts; shares that are none of the episode's queries stay as they are."""
-    emotions, fixed = results["query_per_class"], results["query_per_fixed_class"]
+def _pack(record: Record) -> dict[str, Any]:
+    """A run's results with counts; shares that are none of an episode's queries stay."""
+    config, results = record["config"], record["results"]
+    ways, fixed = len(config["emotions"]), len(config["fixed"])
+    of_emotion, of_fixed = config["test_query_per_class"], config["test_query_per_fixed_class"]
     answers = {
-        "accuracy": results["ways"] * emotions + results["fixed"] * fixed,
-        "emotion_accuracy": results["ways"] * emotions,
-        "uar": len(results["classes"]) * math.lcm(emotions, fixed),
+        "accuracy": ways * of_emotion + fixed * of_fixed,
+        "emotion_accuracy": ways * of_emotion,
+        "uar": (ways + fixed) * math.lcm(of_emotion, of_fixed),
     }
 
     def pack(figures: Mapping[str, list[float]]) -> dict[str, Any]:

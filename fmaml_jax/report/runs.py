@@ -45,7 +45,7 @@ def feature_name(feature_config: Mapping[str, Any]) -> str:
 class Row(NamedTuple):
     """A row of the tables: a method and its variant. Rows sort as the methods' table does.
 
-    `positions` is "known" where a method that shuffles them was trained without, else empty.
+    `positions` is "known" where a method that else shuffles them kept them, and empty elsewhere.
     """
 
     method: str
@@ -82,17 +82,20 @@ class Row(NamedTuple):
 def row_of(
     config: Mapping[str, Any], feature_config: Mapping[str, Any], results: Mapping[str, Any]
 ) -> Row:
-    """The row of a run; settings that its method does not heed make no variant of it."""
+    """The row of a run; settings that its method does not read make no variant of it."""
     known = METHODS.get(results["method"])
-    from_tasks = not known or (known.network and known.uses_sources and known.shuffles)
+
+    def reads(name: str) -> bool:
+        return not known or name in known.reads
+
     return Row(
         method=results["method"],
         support=results["support"],
         network=config["network"],
         leak_guard=config["leak_guard"],
         features=feature_name(feature_config),
-        positions="known" if from_tasks and config["positions"] == "known" else "",
-        first_order=from_tasks and config["first_order"] and adapts(results),
+        positions="known" if reads("positions") and config["positions"] == "known" else "",
+        first_order=reads("first_order") and config["first_order"],
     )
 
 

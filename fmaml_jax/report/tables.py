@@ -17,7 +17,7 @@ from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset
 from fmaml_jax.data.shards import load_corpora
 from fmaml_jax.report.runs import FIGURES, Row, Run, adapts
-from fmaml_jax.training.evaluate import interval
+from fmaml_jax.training.results import interval
 
 LANGUAGES = {  # in the order of the paper's columns, then of the other corpora
     **{"en": "English", "es": "Spanish", "it": "Italian"},
