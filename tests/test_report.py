@@ -16,9 +16,9 @@ from scipy import stats
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import Dataset, save
-from fmaml_jax.report.__main__ import report
 from fmaml_jax.report.figures import MODE
-from fmaml_jax.report.runs import Row, collect
+from fmaml_jax.report.output import report, save_runs
+from fmaml_jax.report.runs import Row, collect, load
 from fmaml_jax.report.tables import (
     PAPER_EMOTIONS,
     PAPER_SAMPLES,
@@ -53,6 +53,11 @@ def table_of(runs, name="accuracy_transductive_5shot", emofilm=False):
     return next(table for table in result_tables(runs, emofilm) if table.name == name)
 
 
+def methods_of(table):
+    """The rows of methods, without those of their starts."""
+    return [row for row in table.rows if not row[0].soft]
+
+
 # ---- figures and marks
 
 
@@ -68,13 +73,22 @@ def test_table_by_hand(tmp_path):
     # Deviations (-2, -1, 0, 1; -1, 0, 1, 2) / 10: standard error sqrt(0.12 / 7 / 8).
     pooled = 100 * math.sqrt(0.12 / 56) * stats.t.ppf(0.975, 7)
     over_seeds = 5 * stats.t.ppf(0.975, 1)
+    # Before adaptation they are half of that; each seed has a standard error of sqrt(0.05 / 3 / 4).
+    at_first = 50 * math.sqrt(0.05 / 12) * stats.t.ppf(0.975, 3) / math.sqrt(2)
+    metaser = 100 * math.sqrt(0.04 / 3 / 4) * stats.t.ppf(0.975, 3)
     assert [[entry.text for entry in row] for row in table.rows] == [
         [
             "fmaml",
             f"70.0 ± {pooled:.1f} (± {over_seeds:.1f})",
             f"30.0 ± {10 * stats.t.ppf(0.975, 3):.1f}",
         ],
-        ["metaser", f"30.0 ± {100 * math.sqrt(0.04 / 3 / 4) * stats.t.ppf(0.975, 3):.1f}", ""],
+        [
+            "without adaptation",
+            f"35.0 ± {at_first:.1f} (± {over_seeds / 2:.1f})",
+            f"15.0 ± {5 * stats.t.ppf(0.975, 3):.1f}",
+        ],
+        ["metaser", f"30.0 ± {metaser:.1f}", ""],
+        ["without adaptation", f"15.0 ± {metaser / 2:.1f}", ""],
     ]
     assert "chance is 14.3" in table.notes[0]
     assert "12.7 for 2 seeds" in table.notes[0]
@@ -132,7 +146,7 @@ def test_best_is_marked_where_the_pairs_say_so(tmp_path):
     assert p == pytest.approx(stats.ttest_1samp(a - b, 0).pvalue)
     assert paired_p(rival, ours, "transductive", "accuracy") == 1.0
     table = table_of(ours + rival)
-    assert [row[1].best for row in table.rows] == [True, False]
+    assert [row[1].best for row in methods_of(table)] == [True, False]
     assert table.notes[1].startswith("Bold beats every other method")
 
 
@@ -164,7 +178,7 @@ def test_other_episodes_are_never_compared(tmp_path):
     runs, _ = collect([str(tmp_path)])
     by_row = {run.row: [run] for run in runs}
     assert best_rows(by_row, "transductive", "accuracy") == set()
-    assert [row[0].text for row in table_of(runs).rows] == [
+    assert [row[0].text for row in methods_of(table_of(runs))] == [
         "fmaml",
         "fmaml, leak guard speaker",
         "anil",
@@ -182,7 +196,7 @@ def test_rows_are_named_by_their_variant_and_signed(tmp_path):
     ):
         make_run(tmp_path / str(i), method=method, support=support, network=network)
     table = table_of(collect([str(tmp_path)])[0])
-    assert [(row[0].text, row[0].signs) for row in table.rows] == [
+    assert [(row[0].text, row[0].signs) for row in methods_of(table)] == [
         ("meta_sgd", ""),
         ("meta_sgd (support all)", "†"),
         ("supervised (cnn_lstm)", "†"),
@@ -214,7 +228,7 @@ def test_features_are_named_and_their_rows_compared(tmp_path):
     runs, remarks = collect([str(tmp_path)])
     assert remarks == []
     table = table_of(runs)
-    assert [(row[0].text, row[1].best) for row in table.rows] == [
+    assert [(row[0].text, row[1].best) for row in methods_of(table)] == [
         ("fmaml", False),
         ("fmaml (descriptors, fourier)", False),
         ("functionals", False),
@@ -222,7 +236,61 @@ def test_features_are_named_and_their_rows_compared(tmp_path):
         ("functionals (descriptors)", True),
         ("functionals (MFCC + eGeMAPS, support emotions)", False),
     ]
-    assert [record["features"] for record in table.records][:2] == ["MFCC", "descriptors"]
+    assert [record["features"] for record in table.records][:3:2] == ["MFCC", "descriptors"]
+
+
+def test_rows_are_named_by_positions_and_order_that_their_methods_read(tmp_path):
+    for i, (method, changes) in enumerate(
+        [
+            ("fmaml", {}),
+            ("fmaml", {"first_order": True}),
+            ("fmaml", {"positions": "known"}),
+            ("fmaml", {"positions": "known", "first_order": True, "leak_guard": "speaker"}),
+            ("protonet", {"positions": "known", "first_order": True}),
+            ("pooled_finetune", {"positions": "known", "first_order": True}),
+            ("functionals", {"positions": "known", "first_order": True}),
+        ]
+    ):
+        support = "all" if method in ("protonet", "functionals") else "emotions"
+        make_run(tmp_path / str(i), method=method, support=support, **changes)
+    runs, remarks = collect([str(tmp_path)])
+    assert remarks == []
+    table = table_of(runs)
+    assert [row[0].text for row in methods_of(table)] == [
+        "fmaml",
+        "fmaml (first order)",
+        "fmaml (known positions)",
+        "fmaml (known positions, first order), leak guard speaker",
+        "protonet",
+        "pooled_finetune",
+        "functionals",
+    ]
+    assert [(record["positions"], record["first_order"]) for record in table.records[::2]][:4] == [
+        ("", 0),
+        ("", 1),
+        ("known", 0),
+        ("known", 1),
+    ]
+
+
+def test_the_start_of_what_adapts_stands_below_it(tmp_path):
+    make_run(tmp_path / "a", [0.8, 0.81, 0.8, 0.82])
+    make_run(tmp_path / "b", [0.1, 0.12, 0.1, 0.1], method="protonet", support="all")
+    runs, _ = collect([str(tmp_path)])
+    for figure, at_first in (("accuracy", "39.4"), ("emotion_accuracy", "34.4"), ("uar", "39.4")):
+        table = table_of(runs, f"{figure}_inductive_5shot")
+        assert [(row[0].text, row[1].best, row[0].soft) for row in table.rows] == [
+            ("fmaml", True, False),
+            ("without adaptation", False, True),
+            ("protonet", False, False),
+        ]
+        assert table.rows[1][1].text.startswith(f"{at_first} ± ")
+        assert re.search(rf"^\| &emsp;without adaptation \| {at_first} ± ", markdown(table), re.M)
+        assert re.search(rf"^\\quad without adaptation & {at_first} \$", latex(table), re.M)
+        lines = list(csv.DictReader(io.StringIO(to_csv(table))))
+        assert [line["adapted"] for line in lines] == ["1", "0", "1"]
+        assert f"{float(lines[1]['mean']):.1f}" == at_first
+    assert any(note.startswith("A line without adaptation") for note in table.notes)
 
 
 def test_targets_that_are_corpora_have_names_and_an_order(tmp_path):
@@ -249,6 +317,8 @@ def test_formats_have_the_same_figures(tmp_path):
     table = table_of(collect([str(tmp_path)])[0])
     of_csv = {}
     for line in csv.DictReader(io.StringIO(to_csv(table))):
+        if line["adapted"] == "0":
+            continue
         text = f"{float(line['mean']):.1f} ± {float(line['ci95_over_episodes']):.1f}"
         if line["ci95_over_seeds"]:
             text += f" (± {float(line['ci95_over_seeds']):.1f})"
@@ -362,6 +432,144 @@ def test_damaged_unfinished_and_duplicate_runs_are_named(tmp_path):
     assert "'by_episode'" in reasons["older"]
     assert "inductive uar" in reasons["short"]
     assert "other figures" in reasons["twin"]
+
+
+# ---- runs in one file
+
+
+def saved(paths, file):
+    """The file with all runs below the paths, and what was left out."""
+    return file, save_runs([str(path) for path in paths], file)
+
+
+def test_a_file_has_all_of_its_runs(tmp_path):
+    # Counts of 7 x 25, 5 x 25 and 7 x 50 answers where shares are such, digits where they are not.
+    for seed, accuracy in enumerate(([71 / 175, 1 / 3], [0.5, 0.25])):
+        folder = make_run(tmp_path / "runs" / f"{seed}", accuracy, seed=seed, inner_lr=seed + 1)
+        results = json.loads((folder / "results.json").read_text())
+        figures = results["inductive"]["by_episode"]
+        figures["accuracy"] = [round(x, 6) for x in accuracy]
+        figures["emotion_accuracy"] = [round(k / 125, 6) for k in (1, 124)]
+        figures["uar"] = figures["accuracy"][:]
+        change(folder, inductive=results["inductive"])
+    change(folder, inductive=results["transductive"])
+    odd = make_run(tmp_path / "runs" / "odd", seed=2, test_query_per_fixed_class=10)
+    results = json.loads((odd / "results.json").read_text())
+    results["inductive"]["by_episode"]["uar"] = [round(k / 350, 6) for k in (7, 8, 9, 349)]
+    change(odd, **results)
+    (make_run(tmp_path / "runs" / "unfinished", seed=3) / "results.json").unlink()
+    file, remarks = saved([tmp_path / "runs"], tmp_path / "grid.jsonl")
+    assert kinds(remarks) == [("unfinished", "unfinished")]
+    before, _ = load([str(tmp_path / "runs")])
+    after, remarks = load([str(file)])
+    assert remarks == []
+    assert [run.path for run in after] == [f"{file}/{name}" for name in ("0", "1", "odd")]
+    assert [run._replace(path="") for run in after] == [run._replace(path="") for run in before]
+    shared, *lines = map(json.loads, file.read_text().splitlines())
+    assert shared["config"]["target"] == "it"
+    assert [line["config"]["seed"] for line in lines] == [0, 1, 2]
+    assert [line["config"]["inner_lr"] for line in lines] == [1, 2, 0.1]
+    of_first = lines[0]["results"]["inductive"]["by_episode"]
+    assert of_first["emotion_accuracy"] == {"of": 125, "right": [1, 124]}
+    assert of_first["accuracy"] == [0.405714, 0.333333]  # a third is none of 175
+    assert "uar" not in of_first
+    assert "inductive" not in lines[1]["results"]
+    of_odd = lines[2]["results"]["inductive"]["by_episode"]
+    assert of_odd["uar"] == {"of": 350, "right": [7, 8, 9, 349]}
+
+
+def test_a_report_of_files_is_that_of_their_folders(made, tmp_path):
+    runs = made.parent / "runs"
+    for target in ("it", "de"):
+        saved(sorted(runs.glob(f"{target}_*")), tmp_path / "grids" / f"{target}.jsonl")
+    report([str(tmp_path / "grids")], tmp_path / "out")
+    for folder in ("tables", "figures"):
+        names = {path.name for path in (made / folder).iterdir()}
+        assert names == {path.name for path in (tmp_path / "out" / folder).iterdir()}
+        for name in names:
+            again = (tmp_path / "out" / folder / name).read_bytes()
+            assert again == (made / folder / name).read_bytes(), name
+
+
+def test_committed_results_are_whole():
+    results = ROOT / "experiments" / "results"
+    runs, remarks = load([str(results)])
+    assert (len(runs), remarks) == (303, [])
+    table = table_of(collect([str(results / "best.jsonl")])[0], "emotion_accuracy_inductive_5shot")
+    figures = [entry.text.split(" (")[0] for entry in table.rows[0][1:]]
+    assert figures == ["76.7 ± 0.2", "57.8 ± 0.2", "51.4 ± 0.2", "41.7 ± 0.2"]  # the README's
+
+
+def test_seeds_of_one_program_in_a_file(tmp_path):
+    folder = make_run(tmp_path / "a", seed=3)
+    description = json.loads((folder / "config.json").read_text())
+    description["config"]["seeds_at_once"] = 2
+    change(folder, "config.json", **description)
+    for seed in (3, 4):
+        (folder / f"seed{seed}").mkdir()
+        shutil.copy(folder / "results.json", folder / f"seed{seed}")
+        change(folder / f"seed{seed}", seed=seed, query_hash=str(seed))
+    file, _ = saved([tmp_path], tmp_path / "grid.jsonl")
+    shutil.rmtree(folder)
+    runs, remarks = collect([str(tmp_path)])
+    assert [(run.path, run.seed) for run in runs] == [(f"{file}/seed3", 3), (f"{file}/seed4", 4)]
+    assert remarks == []
+    text = file.read_text()
+    file.write_text(text.replace('"seed":4', '"seed":5'))
+    _, remarks = collect([str(tmp_path)])
+    assert kinds(remarks) == [("damaged", "seed4")]
+
+
+def test_files_and_folders_stand_in_one_report(tmp_path):
+    make_run(tmp_path / "a", seed=0)
+    make_run(tmp_path / "b", seed=1)
+    file, _ = saved([tmp_path], tmp_path / "old" / "grid.jsonl")
+    shutil.rmtree(tmp_path / "b")
+    make_run(tmp_path / "c", seed=2, inner_lr=0.3)
+    again, _ = saved([file], tmp_path / "old" / "again.jsonl")
+    assert again.read_text() == file.read_text()
+    again.unlink()
+    runs, remarks = collect([str(tmp_path), str(file)])
+    assert [run.path for run in runs] == [str(tmp_path / "a"), f"{file}/b"]
+    assert [remark[:2] for remark in remarks] == [
+        ("duplicate", f"{file}/a"),
+        ("mismatched", str(tmp_path / "c")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda text: text[:-300], "Unterminated string|Expecting|delimiter"),
+        (lambda text: text.splitlines()[0] + "\n", "0 of its 2 runs are there"),
+        (lambda text: "", "unpack"),
+        (lambda text: "[1]\n{}\n", "integer"),
+        (lambda text: text.replace('"run":', '"ran":', 1), "'run'"),
+    ],
+)
+def test_a_damaged_file_is_a_sentence(tmp_path, damage, reason):
+    for seed in (0, 1):
+        make_run(tmp_path / f"{seed}", seed=seed)
+    file, _ = saved([tmp_path], tmp_path / "damaged.jsonl")
+    file.write_text(damage(file.read_text()))
+    with pytest.raises(UserError, match=f"damaged.jsonl is damaged .*({reason})") as error:
+        load([str(file)])
+    assert "\n" not in str(error.value)
+    runs, remarks = collect([str(tmp_path)])
+    assert len(runs) == 2
+    assert kinds(remarks) == [("damaged", "damaged.jsonl")]
+
+
+def test_a_file_that_cannot_be_written_or_is_of_another_kind_is_refused(tmp_path):
+    make_run(tmp_path / "a")
+    with pytest.raises(UserError, match=r"name a \.jsonl file"):
+        save_runs([str(tmp_path)], tmp_path / "grid.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write --save"):
+        save_runs([str(tmp_path)], tmp_path / "file" / "grid.jsonl")
+
+
+# ---- which runs stand beside each other
 
 
 @pytest.mark.parametrize(
@@ -539,7 +747,7 @@ def made(tmp_path_factory):
     return folder / "out"
 
 
-def test_folder_is_complete_and_the_same_again(made, tmp_path):
+def test_folder_is_complete(made):
     names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
     figures = ("figure3", "accuracy_by_shots", "accuracy_by_inner_step", "confusion", "recall")
     assert names == {
@@ -554,9 +762,6 @@ def test_folder_is_complete_and_the_same_again(made, tmp_path):
             for kind in ("md", "csv", "tex")
         ),
     }
-    report([str(made.parent / "runs")], tmp_path / "again")
-    for name in names:
-        assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes(), name
 
 
 def test_figures_hold_their_figures_as_text(made):
@@ -646,7 +851,7 @@ def test_page_in_chromium(made, tmp_path, width):
     assert "CONSOLE" not in done.stderr
     found = json.loads(re.search(r"<title>(.*)</title>", done.stdout)[1])
     tables = dict(found["tables"])
-    assert tables["accuracy_transductive_5shot"] == 2
+    assert tables["accuracy_transductive_5shot"] == 2 * 2
     assert tables["runs"] == 8
     assert len(tables) == 12 + 2
     assert len(found["images"]) == 6
@@ -668,11 +873,13 @@ def command(*arguments, cwd=ROOT):
 
 def test_command_takes_flags_anywhere_and_replaces_an_earlier_report(tmp_path):
     make_run(tmp_path / "run", seed=4)
+    done = command(tmp_path / "run", f"--save={tmp_path / 'run.jsonl'}")
+    assert done.stdout == f"{tmp_path / 'run.jsonl'}: 1 run\n", done.stderr
     out = tmp_path / "new" / "out"
     (out / "tables").mkdir(parents=True)
     (out / "report.html").write_text("an earlier one")
     (out / "tables" / "stale.md").write_text("")
-    done = command(f"--out={out}", tmp_path / "run")
+    done = command(f"--out={out}", tmp_path / "run.jsonl")
     assert done.returncode == 0, done.stderr
     assert "1 runs" in done.stdout
     assert "left out: figure figure3" in done.stdout
@@ -680,7 +887,14 @@ def test_command_takes_flags_anywhere_and_replaces_an_earlier_report(tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("arguments", [("nowhere", "--out=x"), ("--out=x",), (".",)])
+def test_help_loads_no_library():
+    check = "import sys, fmaml_jax.report.__main__; print({'jax', 'numpy'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", check], cwd=ROOT) == b"set()\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("nowhere", "--out=x"), ("--out=x",), (".",), (".", "--out=x", "--save=x.jsonl")]
+)
 def test_a_bad_command_line_is_one_sentence(tmp_path, arguments):
     done = command(*arguments)
     assert done.returncode == 2

@@ -1,131 +1,46 @@
 """`python -m fmaml_jax.report RUN_DIR... --out=DIR`: the paper's tables and figures from runs.
 
-A RUN_DIR is a run folder or a folder that holds some, at any depth. DIR gets report.html, which
-needs no other file, tables.md, each table in tables/ (Markdown, CSV, LaTeX) and each figure in
-figures/ (PNG, SVG). It is written whole or not at all, in place of an earlier report. Runs that
-are damaged, unfinished, untested, there twice or not comparable are named and left out.
+A RUN_DIR is a run folder, a file of runs, or a folder that holds some, at any depth. DIR gets
+report.html, which needs no other file, tables.md, each table in tables/ (Markdown, CSV, LaTeX) and
+each figure in figures/ (PNG, SVG). It is written whole or not at all, in place of an earlier
+report. Runs that are damaged, unfinished, untested, there twice or not comparable are named and
+left out. `--save=FILE.jsonl` instead of `--out` puts the runs themselves into one small file.
 """
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections import Counter
 from pathlib import Path
 
 from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.report import figures, page, runs, tables
-from fmaml_jax.report.runs import Remark
 
 
-def report(paths: list[str], out: Path) -> list[Remark]:
-    """Makes the report of the runs below `paths` as folder `out`.
-
-    Returns:
-        What was left out, and what else a reader has to know.
-
-    Raises:
-        UserError: nothing can be reported (see `runs.collect`), or `out` cannot be written.
-    """
-    check_out(out)
-    found, remarks = runs.collect(paths)
-    corpora, reason = tables.read_corpora(found)
-    emofilm = tables.is_emofilm(corpora, found[0])
-    made = tables.result_tables(found, emofilm)
-    if corpora:
-        made.insert(0, tables.data_table(corpora, found[0]))
-    else:
-        remarks.append(
-            Remark(
-                "left out", "table 1 and the paper's numbers", f"the data are not here: {reason}"
-            )
-        )
-    if "emofilm" in {corpus.corpus for corpus in corpora} and not emofilm:
-        reason = "classes or samples of each language are not those of EmoFilm (table 1)"
-        remarks.append(Remark("left out", "the paper's numbers", reason))
-    pictures, undrawn = figures.draw(found)
-    remarks += undrawn
-
-    files: dict[str, str | bytes] = {
-        "report.html": page.render(found, remarks, made, pictures),
-        "tables.md": "\n".join(map(tables.markdown, made)),
-    }
-    for table in made:
-        files[f"tables/{table.name}.md"] = tables.markdown(table)
-        files[f"tables/{table.name}.csv"] = tables.to_csv(table)
-        files[f"tables/{table.name}.tex"] = tables.latex(table)
-    for picture in pictures:
-        files[f"figures/{picture.name}.png"] = picture.png
-        files[f"figures/{picture.name}.svg"] = picture.svg
-    write_folder(out, files)
-    kinds = Counter(remark.kind for remark in remarks)
-    print(f"{out}/report.html: {len(found)} runs, {len(made)} tables, {len(pictures)} figures")
-    for remark in remarks:
-        print(f"{remark.kind}: {remark.subject}: {remark.reason}")
-    if kinds:
-        print(", ".join(f"{count} {kind}" for kind, count in kinds.items()))
-    return remarks
-
-
-def check_out(out: Path) -> None:
-    """Refuses a folder that holds anything but an earlier report.
-
-    Raises:
-        UserError: so it is.
-    """
-    try:
-        taken = out.exists() and (not out.is_dir() or any(out.iterdir()))
-    except OSError as error:
-        raise UserError(f"cannot use --out={out}: {error.strerror}; choose another") from error
-    if taken and not (out / "report.html").is_file():
-        raise UserError(f"--out={out} holds other files; choose a new folder or an earlier report")
-
-
-def write_folder(out: Path, files: dict[str, str | bytes]) -> None:
-    """Makes the folder with these files, in place of an earlier one, whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    out = Path(os.path.realpath(out))
-    partial = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".tmp"))
-        new, old = partial / "new", partial / "old"
-        for name, content in files.items():
-            path = new / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        if out.exists():
-            os.rename(out, old)
-        os.rename(new, out)
-    except OSError as error:
-        raise UserError(
-            f"cannot write --out={out}: {error.strerror}; choose a folder that can be written"
-        ) from error
-    finally:
-        if partial:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(partial)
+def define_flags() -> None:
+    """Where the report, or the runs' file, goes."""
+    flags.DEFINE_string("out", "", "folder of the report; an earlier one is replaced")
+    flags.DEFINE_string("save", "", "instead of a report, one .jsonl file of all runs")
 
 
 def main(paths: list[str]) -> None:
-    """Makes the report of the command line.
+    """Makes what the command line asks for.
 
     Raises:
-        UserError: see `report`.
+        UserError: see `output.report` and `output.save_runs`; or the command line lacks something.
     """
+    out, file = flags.FLAGS.out, flags.FLAGS.save
     if not paths:
         raise UserError("no RUN_DIR is named; for example runs/sweep --out=runs/report")
-    if not flags.FLAGS.out:
-        raise UserError("--out is missing; for example --out=runs/report")
-    report(paths, Path(flags.FLAGS.out))
+    if bool(out) == bool(file):
+        raise UserError("give one of --out and --save; for example --out=runs/report")
+
+    from fmaml_jax.report import output  # late, so that --help does not wait for its libraries
+
+    if out:
+        output.report(paths, Path(out))
+    else:
+        output.save_runs(paths, Path(file))
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "", "folder of the report; an earlier one is replaced")
+    define_flags()
     console.run(main, arguments=True)

@@ -14,12 +14,22 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from fmaml_jax.common.pictures import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY_BLUE,
+    VERMILION,
+    draw_matrix,
+)
 from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.report.runs import Remark, Row, Run
 from fmaml_jax.report.tables import language_order, summarise, target_name
 
-# Okabe and Ito's, the best told apart first, without the yellow that white paper swallows.
-COLOURS = [matplotlib.color_sequences["okabe_ito"][i] for i in (5, 6, 3, 1, 7, 2, 0)]
+# The best told apart first, without the yellow that white paper swallows.
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)
 MARKERS = "osD^vPX*<>dph"
 LINES = ("-", "--", "-.", ":")
 MODE = "inductive"
@@ -294,17 +304,6 @@ def _accuracy_by_inner_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
     )
 
 
-def _matrix(axis: plt.Axes, shares: np.ndarray) -> None:
-    """Shares of one as a map with the percents in it."""
-    axis.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100, aspect="auto")
-    for (row, column), share in np.ndenumerate(100 * shares):
-        if np.isfinite(share):
-            colour = "white" if share > 65 else "black"
-            axis.text(
-                column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8
-            )
-
-
 def _confusion(grid: _Grid) -> tuple[plt.Figure, str]:
     shots = grid.shots[0]
     targets = [t for t in grid.targets if (grid.featured[0], t, shots) in grid.cells]
@@ -324,10 +323,9 @@ def _confusion(grid: _Grid) -> tuple[plt.Figure, str]:
             if not found:
                 axis.set_axis_off()
                 continue
-            _matrix(axis, np.mean([run.results[MODE]["confusion"] for run in found], axis=0))
+            shares = np.mean([run.results[MODE]["confusion"] for run in found], axis=0)
+            draw_matrix(axis, shares, classes, classes)
             axis.set_title(f"{row.label}, {target_name(target)}", fontsize=10)
-            axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-            axis.set_yticks(range(len(classes)), classes)
     figure.supxlabel("answer", fontsize=10)
     figure.supylabel("true class", fontsize=10)
     return figure, (
@@ -354,10 +352,8 @@ def _recall(grid: _Grid) -> tuple[plt.Figure, str]:
             if found := grid.cells.get((row, target, shots)):
                 recalls = [[run.results[MODE]["recall"][c] for c in classes] for run in found]
                 shares[i] = np.mean(recalls, axis=0)
-        _matrix(axis, shares)
+        draw_matrix(axis, shares, [row.label for row in rows], classes)
         axis.set_title(target_name(target))
-        axis.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-        axis.set_yticks(range(len(rows)), [row.label for row in rows])
     return figure, (
         f"Recall of each class in %, {shots} shots, {MODE} batch norm, means over seeds; blank "
         "where a method was not run."

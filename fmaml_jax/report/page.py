@@ -83,9 +83,10 @@ def _table(table: Table) -> str:
         text = f"<strong>{_text(entry.text)}</strong>" if entry.best else _text(entry.text)
         return text + (f"<sup>{_text(entry.signs)}</sup>" if entry.signs else "")
 
+    soft = ' class="soft"'
     head = "".join(f'<th scope="col">{_text(name)}</th>' for name in table.header)
     body = "".join(
-        f'<tr><th scope="row">{show(row[0])}</th>'
+        f'<tr{soft * row[0].soft}><th scope="row">{show(row[0])}</th>'
         + "".join(f"<td>{show(entry)}</td>" for entry in row[1:])
         + "</tr>"
         for row in table.rows
@@ -138,7 +139,7 @@ def _runs(runs: Sequence[Run]) -> tuple[dict[str, str], str]:
     if len(versions) == 1:
         common |= {f"version: {name}": str(value) for name, value in runs[0].versions.items()}
     else:
-        common["versions"] = f"{len(versions)} sets of versions and devices; see each config.json"
+        common["versions"] = f"{len(versions)} sets of versions and devices; see each run's record"
     head = ("run", "method", "target", "shots", "seed", "selected at meta-step", *differing)
     rows = [
         (

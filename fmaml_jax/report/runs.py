@@ -1,4 +1,4 @@
-"""Run folders found, read, and sorted into what can stand in one report and what cannot.
+"""Runs found, read, and sorted into what can stand in one report and what cannot.
 
 Nothing is mixed silently: whatever is left out, or differs within the report, is a `Remark`.
 """
@@ -17,6 +17,7 @@ import numpy as np
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET
 from fmaml_jax.learners import METHODS
+from fmaml_jax.report import grid_file
 from fmaml_jax.training.run_folder import recorded_settings
 
 FIGURES = ("accuracy", "emotion_accuracy", "uar")
@@ -42,13 +43,18 @@ def feature_name(feature_config: Mapping[str, Any]) -> str:
 
 
 class Row(NamedTuple):
-    """A row of the tables: a method and its variant. Rows sort as the methods' table does."""
+    """A row of the tables: a method and its variant. Rows sort as the methods' table does.
+
+    `positions` is "known" where a method that else shuffles them kept them, and empty elsewhere.
+    """
 
     method: str
     support: str
     network: str
     leak_guard: str
     features: str = "MFCC"
+    positions: str = ""
+    first_order: bool = False
 
     @property
     def label(self) -> str:
@@ -58,6 +64,8 @@ class Row(NamedTuple):
         variant += [self.network] if self.network != "cnn" else []
         if not known or self.support != known.supports[0]:
             variant.append(f"support {self.support}")
+        variant += [f"{self.positions} positions"] if self.positions else []
+        variant += ["first order"] if self.first_order else []
         guard = f", leak guard {self.leak_guard}" if self.leak_guard != "none" else ""
         return self.method + (f" ({', '.join(variant)})" if variant else "") + guard
 
@@ -67,9 +75,33 @@ class Row(NamedTuple):
         known = list(METHODS)
         place = known.index(self.method) if self.method in known else len(known)
         own = self.method in known and METHODS[self.method].supports[0] == self.support
-        features = FEATURES.index(self.features)
-        guarded = self.leak_guard != "none"
-        return place, self.method, not own, features, self.network, guarded, self
+        variant = FEATURES.index(self.features), self.network, self.positions, self.first_order
+        return place, self.method, not own, *variant, self.leak_guard != "none", self
+
+
+def row_of(
+    config: Mapping[str, Any], feature_config: Mapping[str, Any], results: Mapping[str, Any]
+) -> Row:
+    """The row of a run; settings that its method does not read make no variant of it."""
+    known = METHODS.get(results["method"])
+
+    def reads(name: str) -> bool:
+        return not known or name in known.reads
+
+    return Row(
+        method=results["method"],
+        support=results["support"],
+        network=config["network"],
+        leak_guard=config["leak_guard"],
+        features=feature_name(feature_config),
+        positions="known" if reads("positions") and config["positions"] == "known" else "",
+        first_order=reads("first_order") and config["first_order"],
+    )
+
+
+def adapts(results: Mapping[str, Any]) -> bool:
+    """Whether the method adapts to a support in gradient steps."""
+    return len(results[BATCH_NORM_MODES[0]]["by_inner_step"]["accuracy"]) > 1
 
 
 class Run(NamedTuple):
@@ -85,6 +117,17 @@ class Run(NamedTuple):
     features: dict[str, Any]
     versions: dict[str, str]
     results: dict[str, Any]
+
+    @property
+    def record(self) -> grid_file.Record:
+        """What it is made from."""
+        return {
+            "config": self.config,
+            "data_hashes": self.hashes,
+            "feature_config": self.features,
+            "versions": self.versions,
+            "results": self.results,
+        }
 
     @property
     def cell(self) -> tuple[Row, str, int]:
@@ -134,32 +177,16 @@ def collect(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
     """The runs below `paths` that can stand in one report, and remarks about all others.
 
     Args:
-        paths: run folders, or folders of them at any depth.
+        paths: see `load`.
 
     Returns:
         Runs of one problem and protocol, and of one material for each of `FEATURES`; one run for
         each cell and seed; and what was left out, what is missing, and what differs between cells.
 
     Raises:
-        UserError: a path does not exist, no run can be used, or runs differ and neither kind is
-            the larger one.
+        UserError: see `load`; or runs differ and neither kind is the larger one.
     """
-    for path in paths:
-        if not os.path.isdir(path):
-            raise UserError(f"{path} is no folder; name run folders, or folders that hold them")
-    runs, remarks = [], []
-    for path in find(paths):
-        for outcome in read(path):
-            (runs if isinstance(outcome, Run) else remarks).append(outcome)
-    if not runs and remarks:
-        raise UserError(
-            f"no run can be reported: {remarks[0].subject} is {remarks[0].kind} "
-            f"({remarks[0].reason})" + (f", and {len(remarks) - 1} more" if remarks[1:] else "")
-        )
-    if not runs:
-        raise UserError(
-            f"no run folder is in {', '.join(paths)}; name folders that hold a config.json"
-        )
+    runs, remarks = load(paths)
     for sift in (
         _without_duplicates,
         lambda runs: _largest(runs, within=lambda run: (), by=lambda run: run.problem),
@@ -182,75 +209,133 @@ def collect(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
     return runs, [*remarks, *_missing(runs), *_trained_otherwise(runs)]
 
 
-def find(paths: Iterable[str]) -> Iterator[Path]:
-    """Folders that hold a config.json, or results without one, each once, sorted by path."""
-    seen = set()
+def load(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
+    """All runs below `paths`, and remarks about those that cannot be used.
+
+    Args:
+        paths: run folders, files of runs (see `grid_file`), or folders of them at any depth.
+
+    Raises:
+        UserError: a path does not exist, or no run can be used.
+    """
     for path in paths:
+        if not (os.path.isdir(path) or (_is_grid(path) and os.path.isfile(path))):
+            raise UserError(
+                f"{path} is no folder and no {grid_file.SUFFIX} file of runs; name run folders, "
+                "files that --save made, or folders that hold them"
+            )
+    runs, remarks = [], []
+    for path in find(paths):
+        for outcome in read_folder(path) if path.is_dir() else read_file(path):
+            (runs if isinstance(outcome, Run) else remarks).append(outcome)
+    if not runs and remarks:
+        raise UserError(
+            f"no run can be reported: {remarks[0].subject} is {remarks[0].kind} "
+            f"({remarks[0].reason})" + (f", and {len(remarks) - 1} more" if remarks[1:] else "")
+        )
+    if not runs:
+        raise UserError(
+            f"no run folder is in {', '.join(paths)}, and no {grid_file.SUFFIX} file of runs; name "
+            "folders that hold a config.json"
+        )
+    return runs, remarks
+
+
+def find(paths: Iterable[str]) -> list[Path]:
+    """Run folders and files of runs, each once, sorted by path below each of `paths`.
+
+    A run folder holds a config.json, or results without one.
+    """
+    found: dict[str, Path] = {}
+    for path in paths:
+        places = [path] if os.path.isfile(path) else []
         for folder, below, files in os.walk(path):
             below.sort()
             if {"config.json", "results.json"}.isdisjoint(files):
-                continue
-            below.clear()
-            if (real := os.path.realpath(folder)) not in seen:
-                seen.add(real)
-                yield Path(folder)
+                places += [os.path.join(folder, name) for name in sorted(files) if _is_grid(name)]
+            else:
+                below.clear()
+                places.append(folder)
+        for place in places:
+            found.setdefault(os.path.realpath(place), Path(place))
+    return list(found.values())
 
 
-def read(folder: Path) -> Iterator[Run | Remark]:
+def _is_grid(name: str) -> bool:
+    return name.endswith(grid_file.SUFFIX)
+
+
+def read_folder(folder: Path) -> Iterator[Run | Remark]:
     """Each seed of a run folder: its results, or why they cannot be used."""
     try:
         description = json.loads((folder / "config.json").read_text())
-        config = recorded_settings(description)
-        first, count = config["seed"], config["seeds_at_once"]
-        seeds = {first: folder} if count == 1 else {}
-        seeds |= {first + i: folder / f"seed{first + i}" for i in range(count) if count > 1}
+        seeds = _seeds(recorded_settings(description))
     except FileNotFoundError:
         yield Remark("damaged", str(folder), "there is no config.json beside its results.json")
         return
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         yield Remark("damaged", str(folder), f"config.json cannot be read ({_line(error)})")
         return
-    for seed, seed_folder in seeds.items():
+    for seed in seeds:
+        seed_folder = folder / f"seed{seed}" if len(seeds) > 1 else folder
         name = str(seed_folder)
-        if not (seed_folder / "results.json").exists():
-            yield Remark("unfinished", name, "there is no results.json; the run's command goes on")
-            continue
         try:
             results = json.loads((seed_folder / "results.json").read_text())
-            if results["target"] == NO_TARGET:
-                yield Remark("untested", name, "it was trained on all languages, for enrolment")
-                continue
-            run = Run(
-                path=name,
-                row=Row(
-                    results["method"],
-                    results["support"],
-                    config["network"],
-                    config["leak_guard"],
-                    feature_name(description["feature_config"]),
-                ),
-                target=results["target"],
-                shots=results["shots"],
-                seed=results["seed"],
-                config=config,
-                hashes=description["data_hashes"],
-                features=description["feature_config"],
-                versions=description["versions"],
-                results=results,
-            )
-            if contradictions := _contradictions(run, seed):
-                yield Remark("damaged", name, contradictions)
-            else:
-                yield run
-        except KeyError as error:
-            reason = f"there is no {error} in its JSON; it is of another version, run it again"
-            yield Remark("damaged", name, reason)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except FileNotFoundError:
+            yield Remark("unfinished", name, "there is no results.json; the run's command goes on")
+        except (OSError, ValueError) as error:
             yield Remark("damaged", name, f"results.json cannot be read ({_line(error)})")
+        else:
+            yield _make_run(name, description | {"results": results}, [seed])
 
 
-def _contradictions(run: Run, seed: int) -> str:
+def read_file(path: Path) -> Iterator[Run | Remark]:
+    """Each run of a file of runs, or why it, or the file, cannot be used."""
+    try:
+        runs = [
+            _make_run(f"{path}/{name}", record, _seeds(recorded_settings(record)))
+            for name, record in grid_file.read(path).items()
+        ]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        yield Remark("damaged", str(path), f"the file cannot be read ({_line(error)})")
+        return
+    yield from runs
+
+
+def _seeds(config: Mapping[str, Any]) -> range:
+    return range(config["seed"], config["seed"] + config["seeds_at_once"])
+
+
+def _make_run(path: str, record: grid_file.Record, seeds: Sequence[int]) -> Run | Remark:
+    """The run of a record, which is of one of the seeds, or why it cannot be used."""
+    try:
+        config, results = recorded_settings(record), record["results"]
+        if results["target"] == NO_TARGET:
+            return Remark("untested", path, "it was trained on all languages, for enrolment")
+        run = Run(
+            path=path,
+            row=row_of(config, record["feature_config"], results),
+            target=results["target"],
+            shots=results["shots"],
+            seed=results["seed"],
+            config=config,
+            hashes=record["data_hashes"],
+            features=record["feature_config"],
+            versions=record["versions"],
+            results=results,
+        )
+        contradictions = _contradictions(run, seeds)
+    except KeyError as error:
+        reason = f"there is no {error} in its JSON; it is of another version, run it again"
+        return Remark("damaged", path, reason)
+    except (ValueError, TypeError, AttributeError) as error:
+        return Remark("damaged", path, f"results.json cannot be read ({_line(error)})")
+    return Remark("damaged", path, contradictions) if contradictions else run
+
+
+def _contradictions(run: Run, seeds: Sequence[int]) -> str:
     """What makes the results incredible; KeyError and such where they are incomplete."""
+    seed = run.seed if run.seed in seeds else seeds[0]
     own = {"method": run.row.method, "target": run.target, "shots": run.shots, "seed": run.seed}
     for key, value in (run.config | {"seed": seed}).items():
         if key in own and own[key] != value:
@@ -271,6 +356,10 @@ def _contradictions(run: Run, seed: int) -> str:
         if list(figures["recall"]) != classes or np.shape(figures["confusion"]) != square:
             return f"{mode} recall and confusion are not of its classes"
         _ = figures["by_inner_step"]["accuracy"]
+        for name in FIGURES:
+            before = figures["before_adaptation"][name]
+            if not (math.isfinite(before["mean"]) and math.isfinite(before["ci95"])):
+                return f"{mode} {name} before adaptation is no number"
     if curve := run.results["curve"]:
         for part in ("", "val_"):
             if len(curve.get(f"{part}step", ())) != len(curve.get(f"{part}loss", ())):

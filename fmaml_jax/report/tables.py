@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,8 +16,8 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset
 from fmaml_jax.data.shards import load_corpora
-from fmaml_jax.report.runs import FIGURES, Row, Run
-from fmaml_jax.training.evaluate import interval
+from fmaml_jax.report.runs import FIGURES, Row, Run, adapts
+from fmaml_jax.training.results import interval
 
 LANGUAGES = {  # in the order of the paper's columns, then of the other corpora
     **{"en": "English", "es": "Spanish", "it": "Italian"},
@@ -54,6 +55,7 @@ PAPER_ACCURACY = {  # percent, by shots; the 5-shot rows of the others are blank
 PAPER_SAMPLES = {"en": 341, "es": 356, "it": 410}
 PAPER_EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness")
 
+START = "without adaptation"
 ALL_CLASSES, UNKNOWING = "†", "‡"
 FOOTNOTES = {
     ALL_CLASSES: "† adapts on K clips of every class, the fixed ones too, where the others have "
@@ -63,11 +65,19 @@ FOOTNOTES = {
 
 
 class Entry(NamedTuple):
-    """What stands in a table: its text, whether it is marked as best, its footnotes' signs."""
+    """What stands in a table.
+
+    Attributes:
+        text: what it says.
+        best: whether it is marked as best.
+        signs: its footnotes'.
+        soft: whether it belongs to the row above, and stands back behind it.
+    """
 
     text: str
     best: bool = False
     signs: str = ""
+    soft: bool = False
 
 
 class Table(NamedTuple):
@@ -110,14 +120,33 @@ def summarise(runs: Sequence[Run], mode: str, figure: str) -> Cell:
     """
     shares = [by_episode(run, mode, figure) for run in runs]
     pooled = interval(np.concatenate(shares))
-    means = np.array([each.mean() for each in shares])
     return Cell(
         mean=round(100 * pooled["mean"], 4),
         over_episodes=round(100 * pooled["ci95"], 4),
-        over_seeds=round(100 * interval(means)["ci95"], 4) if len(runs) > 1 else None,
+        over_seeds=_over_seeds([each.mean() for each in shares]),
         seeds=len(runs),
         episodes=len(shares[0]),
     )
+
+
+def summarise_start(runs: Sequence[Run], mode: str, figure: str) -> Cell:
+    """The same of the start, before adaptation, whose figures are known for each seed as a whole.
+
+    The half widths of the seeds' intervals over episodes add in quadrature.
+    """
+    found = [run.results[mode]["before_adaptation"][figure] for run in runs]
+    means = [each["mean"] for each in found]
+    return Cell(
+        mean=round(100 * float(np.mean(means)), 4),
+        over_episodes=round(100 * math.hypot(*(each["ci95"] for each in found)) / len(runs), 4),
+        over_seeds=_over_seeds(means),
+        seeds=len(runs),
+        episodes=runs[0].config["episodes"],
+    )
+
+
+def _over_seeds(means: Sequence[float]) -> float | None:
+    return round(100 * interval(np.array(means))["ci95"], 4) if len(means) > 1 else None
 
 
 def paired_p(ours: Sequence[Run], rivals: Sequence[Run], mode: str, figure: str) -> float:
@@ -275,35 +304,41 @@ def _result_table(runs: Sequence[Run], shots: int, mode: str, figure: str, emofi
     best = {target: best_rows(cells[target], mode, figure) for target in targets}
     rows, records = [], []
     for row in sorted({run.row for run in runs} | of_paper.keys(), key=lambda row: row.order):
-        entries = [Entry(row.label, signs=signs(row, runs))]
-        published = of_paper.get(row, {})
-        for target in targets:
-            paper = published.get(target)
-            if row in cells[target]:
-                cell = summarise(cells[target][row], mode, figure)
-                marked = row in best[target]
-                entries.append(Entry(_show(cell), best=marked))
-                records.append(
-                    {
-                        **row._asdict(),
-                        "target": target,
-                        "shots": shots,
-                        "batch_norm": mode,
-                        "figure": figure,
-                        "mean": cell.mean,
-                        "ci95_over_episodes": cell.over_episodes,
-                        "ci95_over_seeds": cell.over_seeds,
-                        "seeds": cell.seeds,
-                        "episodes_per_seed": cell.episodes,
-                        "best": int(marked),
-                        "paper": paper,
-                    }
-                )
-            else:
-                entries.append(Entry(""))
-            if of_paper:
-                entries.append(Entry("" if paper is None else f"{paper:.2f}"))
-        rows.append(tuple(entries))
+        tested = {target: cells[target][row] for target in targets if row in cells[target]}
+        adapted = {target: found for target, found in tested.items() if adapts(found[0].results)}
+        lines = [(Entry(row.label, signs=signs(row, runs)), tested, summarise)]
+        lines += [(Entry(START, soft=True), adapted, summarise_start)] if adapted else []
+        for label, found, summary in lines:
+            entries = [label]
+            for target in targets:
+                paper = None if label.soft else of_paper.get(row, {}).get(target)
+                if target in found:
+                    cell = summary(found[target], mode, figure)
+                    marked = row in best[target] and not label.soft
+                    entries.append(Entry(_show(cell), best=marked, soft=label.soft))
+                    records.append(
+                        {
+                            **row._asdict(),
+                            "first_order": int(row.first_order),
+                            "adapted": int(not label.soft),
+                            "target": target,
+                            "shots": shots,
+                            "batch_norm": mode,
+                            "figure": figure,
+                            "mean": cell.mean,
+                            "ci95_over_episodes": cell.over_episodes,
+                            "ci95_over_seeds": cell.over_seeds,
+                            "seeds": cell.seeds,
+                            "episodes_per_seed": cell.episodes,
+                            "best": int(marked),
+                            "paper": paper,
+                        }
+                    )
+                else:
+                    entries.append(Entry(""))
+                if of_paper:
+                    entries.append(Entry("" if paper is None else f"{paper:.2f}"))
+            rows.append(tuple(entries))
     header = ["Method"]
     for target in targets:
         language = target_name(target)
@@ -350,6 +385,8 @@ def _notes(
         notes.append(f"Bold beats {test}")
     elif max(compared.values()) > 1:
         notes.append(f"No cell is bold: none beats {test}")
+    if any(adapts(run.results) for run in runs):
+        notes.append(f"A line {START} is the start of the method above it, before its first step.")
     if {run.row.leak_guard for run in runs} - {"none"}:
         notes.append("Rows with a leak guard are tested on other clips and compared among theirs.")
     if paper:
@@ -393,12 +430,16 @@ def markdown(table: Table) -> str:
         text = entry.text.replace("|", "\\|").replace("_", "\\_")
         return f"**{text}**{entry.signs}" if entry.best else f"{text}{entry.signs}"
 
+    def line(row: tuple[Entry, ...]) -> str:
+        indent = "&emsp;" * row[0].soft
+        return f"| {indent}{' | '.join(map(show, row))} |"
+
     lines = [
         f"**{table.caption}**",
         "",
         f"| {' | '.join(table.header)} |",
         f"|{'---|' * len(table.header)}",
-        *(f"| {' | '.join(map(show, row))} |" for row in table.rows),
+        *map(line, table.rows),
     ]
     return "\n\n".join(["\n".join(lines), *table.notes]) + "\n"
 
@@ -430,6 +471,10 @@ def latex(table: Table) -> str:
         text = f"\\textbf{{{text}}}" if entry.best else text
         return text + (f"\\textsuperscript{{{escape(entry.signs)}}}" if entry.signs else "")
 
+    def line(row: tuple[Entry, ...]) -> str:
+        indent = "\\quad " * row[0].soft
+        return f"{indent}{' & '.join(map(show, row))} \\\\"
+
     # The paper's number is LaTeX's to give.
     caption = table.caption.split(". ", 1)[-1]
     lines = [
@@ -441,7 +486,7 @@ def latex(table: Table) -> str:
         "\\hline",
         " & ".join(map(escape, table.header)) + " \\\\",
         "\\hline",
-        *(" & ".join(map(show, row)) + " \\\\" for row in table.rows),
+        *map(line, table.rows),
         "\\hline",
         "\\end{tabular}",
         *(f"\\par\\footnotesize {escape(note)}" for note in table.notes),
