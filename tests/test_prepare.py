@@ -27,6 +27,7 @@ from fmaml_jax.audio.mfcc import MfccConfig, mfcc
 from fmaml_jax.common.console import UserError
 from fmaml_jax.data.dataset import load, save
 from fmaml_jax.data.shards import join
+from tests.commands import run_module
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -46,19 +47,8 @@ def write(path, samples, rate=SAMPLE_RATE, **options):
     return path
 
 
-def command(*arguments, **options):
-    return run_module("data_prep.prepare", *arguments, **options)
-
-
-def run_module(module, *arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        **options,
-    )
+def command(*arguments):
+    return run_module("data_prep.prepare", *arguments)
 
 
 # ---------------------------------------------------------------------------- features

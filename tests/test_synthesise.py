@@ -1,7 +1,6 @@
 import collections
 import csv
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +18,7 @@ from fmaml_jax.synthesis import noise
 from fmaml_jax.synthesis.espeak import speak
 from fmaml_jax.synthesis.sentences import SENTENCES
 from fmaml_jax.synthesis.speech import EMOFILM_CODES, USUAL, VOICES, Clip, render, voice_quality
+from tests.commands import run_module
 
 ROOT = Path(__file__).resolve().parents[1]
 EMOTIONS = tuple(EMOFILM_CODES)
@@ -305,12 +305,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, kind, languages, ou
     ],
 )
 def test_the_command_ends_with_one_sentence_and_code_2(tmp_path, flags, named):
-    done = subprocess.run(
-        [sys.executable, "-m", "data_prep.synthesise", f"--out_dir={tmp_path / 'new'}", *flags],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    done = run_module("data_prep.synthesise", f"--out_dir={tmp_path / 'new'}", *flags)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert named in done.stderr
@@ -318,13 +313,9 @@ def test_the_command_ends_with_one_sentence_and_code_2(tmp_path, flags, named):
 
 
 def test_the_command_writes_the_folder(tmp_path):
-    subprocess.run(
-        [
-            *(sys.executable, "-m", "data_prep.synthesise", "--kind=neutral"),
-            *("--languages=de", "--clips_per_class=1", "--seed=4", f"--out_dir={tmp_path}"),
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
+    done = run_module(
+        *("data_prep.synthesise", "--kind=neutral", f"--out_dir={tmp_path}"),
+        *("--languages=de", "--clips_per_class=1", "--seed=4"),
     )
+    assert done.returncode == 0, done.stderr
     assert set(contents(tmp_path)) == {"de/neutral/00000.wav", "manifest.csv"}
