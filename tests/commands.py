@@ -86,7 +86,9 @@ def _become(request):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     sys.argv = [request["module"], *request["arguments"]]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    # What `python -m` calls; `runpy.run_module` makes another `__main__`, of which multiprocessing,
+    # imported by then, does not know.
+    runpy._run_module_as_main(request["module"])
 
 
 if __name__ == "__main__":
