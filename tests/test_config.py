@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from absl import flags
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import config_from_flags, define_flags
+from tests.commands import run_module
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGFILES = sorted(path.name for path in (ROOT / "experiments").glob("*.cfg"))
@@ -117,13 +116,10 @@ def test_bad_values_are_one_sentence(arguments, sentence):
     ],
 )
 def test_command_ends_with_one_line_and_code_2(arguments, sentence, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "fmaml_jax.main", *arguments],
-        cwd=ROOT,
+    done = run_module(
+        "fmaml_jax.main",
+        *arguments,
         env={"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
@@ -132,13 +128,10 @@ def test_command_ends_with_one_line_and_code_2(arguments, sentence, tmp_path):
 
 
 def test_help_lists_every_flag(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "fmaml_jax.main", "--help"],
-        cwd=ROOT,
+    done = run_module(
+        "fmaml_jax.main",
+        "--help",
         env={"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     for field in dataclasses.fields(Config):
         assert re.search(rf"--(\[no\])?{field.name}\b", done.stdout), field.name

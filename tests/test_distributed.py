@@ -19,6 +19,7 @@ from fmaml_jax.model import HEAD
 from tests.corpus import EMOTIONS, save_corpora
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
 
 # The command, with a network that compiles at once and little patience with a lost process.
 SCRIPT = """

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import python_speech_features
 import scipy.signal
 import soundfile
 
+from data_prep import prepare as prepare_module
 from data_prep.prepare import (
     check_out,
     choose_features,
@@ -27,6 +29,7 @@ from fmaml_jax.audio.mfcc import MfccConfig, mfcc
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import load, save
 from fmaml_jax.data.shards import join
+from tests.commands import run_module
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -46,19 +49,8 @@ def write(path, samples, rate=SAMPLE_RATE, **options):
     return path
 
 
-def command(*arguments, **options):
-    return run_module("data_prep.prepare", *arguments, **options)
-
-
-def run_module(module, *arguments, **options):
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        **options,
-    )
+def command(*arguments):
+    return run_module("data_prep.prepare", *arguments)
 
 
 # ---------------------------------------------------------------------------- features
@@ -484,6 +476,12 @@ def test_real_corpus_matches_its_readme():
 
 
 @pytest.fixture
+def one_process(monkeypatch):
+    """Clips are described in this process: to start another takes longer than they do."""
+    monkeypatch.setattr(prepare_module, "process_pool", ThreadPoolExecutor)
+
+
+@pytest.fixture
 def copies(tmp_path):
     """Eleven files; the copies of some lie far apart in the order of names."""
     folder = tmp_path / "audio"
@@ -501,6 +499,7 @@ def make_shards(folder, out, count, **options):
     return prepare_shards(out, "folders", folder, PAPER, "en", count=count, processes=1, **options)
 
 
+@pytest.mark.usefixtures("one_process")
 @pytest.mark.parametrize("count", [1, 3, 11])
 def test_merged_shards_equal_the_whole_to_the_byte(copies, tmp_path, count):
     dataset, skipped, _ = prepare("folders", copies, PAPER, language="en", processes=1)
@@ -517,6 +516,7 @@ def test_merged_shards_equal_the_whole_to_the_byte(copies, tmp_path, count):
     assert (tmp_path / "y.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
 
 
+@pytest.mark.usefixtures("one_process")
 def test_finished_shards_are_kept_and_others_made_again(copies, tmp_path):
     out = tmp_path / "x.npz"
     paths = make_shards(copies, out, 3)
@@ -535,6 +535,7 @@ def test_finished_shards_are_kept_and_others_made_again(copies, tmp_path):
     assert paths[0].read_bytes() != content[0]
 
 
+@pytest.mark.usefixtures("one_process")
 def test_other_flags_or_files_make_every_shard_again(copies, tmp_path):
     out = tmp_path / "x.npz"
     paths = make_shards(copies, out, 2)
@@ -546,6 +547,7 @@ def test_other_flags_or_files_make_every_shard_again(copies, tmp_path):
     assert prepare_shards(out, "folders", copies, shorter, "de", **options) == paths
 
 
+@pytest.mark.usefixtures("one_process")
 def test_strict_shards(copies, tmp_path):
     make_shards(copies, tmp_path / "x.npz", 11)
     before = sorted(tmp_path.glob("*.npz"))
@@ -584,6 +586,7 @@ def test_impossible_shards(copies, tmp_path, flags, sentence):
     assert not list(tmp_path.glob("out/*"))
 
 
+@pytest.mark.usefixtures("one_process")
 def test_merge_refuses_what_is_not_one_whole_corpus(copies, tmp_path):
     paths = make_shards(copies, tmp_path / "x.npz", 3)
     others = make_shards(copies, tmp_path / "y.npz", 2)

@@ -13,6 +13,7 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.sweep import cells, finished, last_line, steps_done
+from tests.commands import run_module
 from tests.corpus import EMOTIONS, save_corpora
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +90,7 @@ def sweep(base, out, *arguments, **environment):
     )
 
 
+@pytest.mark.slow
 def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
     base, out = tiny(tmp_path), tmp_path / "sweep"
     first = sweep(base, out, "--all_shots=500,2")
@@ -117,6 +119,7 @@ def slurm(tmp_path):
     subprocess.run([script, "stop", folder], check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_runs_on_slurm_are_one_array(tmp_path, slurm):
     out = tmp_path / "sweep"
     done = sweep(
@@ -141,8 +144,7 @@ def test_runs_on_slurm_are_one_array(tmp_path, slurm):
     ],
 )
 def test_bad_flags_are_one_sentence(arguments, sentence):
-    command = [sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(BASE), *arguments]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    done = run_module("fmaml_jax.sweep", *flags_from_config(BASE), *arguments)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert sentence in done.stderr
