@@ -78,7 +78,13 @@ BOXES = (
     ),
     _commands("report", "runs to tables and figures", "report", 204, 40, 200, 78),
     _commands(
-        "recognise", "clips to a model, sound to timelines", "enrol predict serve", 416, 40, 256, 78
+        "recognise",
+        "clips to a model, sound to timelines",
+        "enrol predict serve web",
+        416,
+        40,
+        256,
+        78,
     ),
     Box(
         "data_prep",
@@ -87,7 +93,7 @@ BOXES = (
         *(696, 40, 194, 94),
         OFFLINE,
     ),
-    _module("recognition", "a start, adapted to one's own clips", 416, 138, 224, 92),
+    _module("recognition", "a start, adapted to one's own clips", 416, 134, 224, 120),
     _module("training", "from data to results, safe to kill", 10, 198, 394, 60),
     _module("learners", "the methods, one file each", 58, 302, 532, 64, colour=CORE),
     _module("model", "networks: CNN, CNN + LSTM, Fourier features", 58, 388, 532, 32, colour=CORE),
@@ -133,9 +139,12 @@ def imports(graph: grimp.ImportGraph) -> dict[Box, list[Box]]:
 
 
 def names(graph: grimp.ImportGraph, box: Box) -> list[str]:
-    """What a box lists: the modules of its packages, or several members; nothing of one module."""
-    inside = [module for member in box.members for module in sorted(graph.find_children(member))]
-    listed = [module.rpartition(".")[2] for module in inside or box.members]
+    """What a box lists: its modules, and those of its packages; nothing of one module alone."""
+    listed = [
+        module.rpartition(".")[2]
+        for member in box.members
+        for module in sorted(graph.find_children(member)) or [member]
+    ]
     return [name for name in listed if name not in ("__main__", box.title)]
 
 

@@ -5,7 +5,7 @@
 
 - `meta-step`: ours and each peer in processes of their own, taking turns, a meta-step each, so that
   both meet the same machine; only one computes at a time. Before any time is taken, query losses
-  of the same parameters and tasks have to agree to 1e-4 and the gradients to 1e-3. `ratio` is the
+  of the same parameters and tasks have to agree to 1e-4 and the gradients to 3e-3. `ratio` is the
   peer's median over ours. `flops` is counted (`workload.meta_step_flops`), `of_matrix_rate` is the
   rate it makes, as a share of the best that a float32 matrix product reached in the same rounds.
 - `memory`: ours with 5 and with 20 inner steps. `peak_mib` is of the whole process.

@@ -1,6 +1,6 @@
 """What `enrol` promises against what held-out clips give, over many enrolments.
 
-    python -m experiments.benchmarks.enrolment --checkpoint=runs/polish --corpus=nemo.npz
+    python -m experiments.studies.enrolment --checkpoint=runs/polish --corpus=nemo.npz
 
 Each enrolment draws clips of the corpus at random, as a user might have labelled them; the rest of
 the corpus, or the rest by other speakers, is what the user meets later. Emotions are the corpus's

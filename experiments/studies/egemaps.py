@@ -1,7 +1,7 @@
 """The functionals of openSMILE as a prepared corpus, to compare other features with.
 
     .venv/bin/pip install -r requirements-benchmarks.txt
-    .venv/bin/python -m experiments.benchmarks.egemaps --corpus=emodb --audio_dir=DIR --out=X.npz
+    .venv/bin/python -m experiments.studies.egemaps --corpus=emodb --audio_dir=DIR --out=X.npz
 
 Writes the 88 functionals of eGeMAPSv02 (Eyben et al. 2016) of each clip, [clips, 1, 88], for
 `fmaml_jax.main --method=functionals --data=...`. With `--with_mfcc=data/emodb.npz` the time
