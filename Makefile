@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORPORA ?= corpora
 RUN = .venv/bin/python -m
 
-.PHONY: venv web demo test lint public_data descriptors
+.PHONY: venv web demo test test_all lint public_data descriptors
 
 venv: .venv/installed
 
@@ -63,7 +63,11 @@ data/descriptors/%.npz: | venv
 	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --features=descriptors --out=$@
 
 test: venv
-	.venv/bin/pytest
+	.venv/bin/pytest -m "not slow"
+
+# With the runs of several processes and devices, a worker on each of two cores.
+test_all: venv
+	.venv/bin/pytest -n 2 --dist loadfile
 
 lint: venv
 	.venv/bin/ruff format --check .

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import fields, replace
+from functools import partial
 from typing import ClassVar
 
 import jax
@@ -77,9 +78,10 @@ def learner(**changes):
 
 def predict(learner_, params, task, mode):
     """Query logits before adaptation and after each step."""
-    return evaluate.predict(learner_, params, task, (mode,))[0]
+    return jax.jit(lambda p, t: evaluate.predict(learner_, p, t, (mode,))[0])(params, task)
 
 
+@partial(jax.jit, static_argnames=("steps", "first_order"))
 def descend(params, task, steps, first_order=False):
     for _ in range(steps):
         gradient = jax.grad(
@@ -91,6 +93,7 @@ def descend(params, task, steps, first_order=False):
     return params
 
 
+@partial(jax.jit, static_argnames="mode")
 def logits_of(params, task, mode):
     given = MODEL.statistics(params, task.support) if mode == "inductive" else None
     return MODEL.apply(params, task.query, given)
@@ -363,7 +366,7 @@ def full_task(task):
 
 
 def gradient_of(learner_, params, task):
-    return jax.grad(lambda p: learner_.loss(p, task)[0])(params)
+    return jax.jit(jax.grad(lambda p: learner_.loss(p, task)[0]))(params)
 
 
 def assert_close(ours, theirs, rtol=1e-4, atol=1e-6):
@@ -434,6 +437,7 @@ def stepwise():
     return ours, jax.tree.map(jnp.float32, {**noisy, "meta_step": 0})
 
 
+@partial(jax.jit, static_argnames="steps")
 def stepwise_descent(params, task, steps):
     """The network after each step, unrolled."""
     start, networks = params["start"], []
@@ -477,8 +481,8 @@ def test_mamlpp_loss_and_gradient_equal_unrolled_descent(stepwise, meta_step, we
             for weight, network in zip(weights, networks, strict=True)
         )
 
-    (loss, _), gradient = jax.value_and_grad(ours.loss, has_aux=True)(params, task)
-    expected_loss, expected_gradient = jax.value_and_grad(expected)(params)
+    (loss, _), gradient = jax.jit(jax.value_and_grad(ours.loss, has_aux=True))(params, task)
+    expected_loss, expected_gradient = jax.jit(jax.value_and_grad(expected))(params)
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     assert_close(gradient, expected_gradient, rtol=1e-3, atol=1e-5)
     # Not vacuous: each rate, and each step's normalisation, has its say.
@@ -554,7 +558,7 @@ def test_anil_and_boil_adapt_one_part(method, moves, task):
 
     ours = learner(method=method)
     np.testing.assert_allclose(ours.loss(PARAMS, task)[0], expected(PARAMS), rtol=1e-5)
-    assert_close(gradient_of(ours, PARAMS, task), jax.grad(expected)(PARAMS), rtol=1e-3)
+    assert_close(gradient_of(ours, PARAMS, task), jax.jit(jax.grad(expected))(PARAMS), rtol=1e-3)
 
 
 def members():

@@ -62,8 +62,11 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture
-def config(data, tmp_path, monkeypatch):
+def config(data, tmp_path, monkeypatch, request):
     monkeypatch.setattr(run_module, "model_of", linear_model)
+    if "pictures" not in request.keywords:  # they are a good part of a run this small
+        monkeypatch.setattr(run_module.plots, "convergence", lambda *_: None)
+        monkeypatch.setattr(run_module.plots, "confusion", lambda *_: None)
     return Config(
         data=data,
         target="cc",
@@ -100,6 +103,7 @@ def reference(config, uninterrupted, tmp_path):
     return uninterrupted
 
 
+@pytest.mark.pictures
 def test_run_folder_holds_what_is_promised(config, capsys):
     [results] = run(config)
     folder = Path(config.run_dir)
@@ -170,6 +174,7 @@ def test_method_and_support_that_do_not_fit_are_refused(config):
         run(replace(config, method="magic"))
 
 
+@pytest.mark.pictures
 def test_without_a_target_nothing_is_tested(config, capsys):
     config = replace(config, target="none")
     [results] = run(config)
@@ -448,6 +453,7 @@ def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, m
         test_inner_steps=1,
         task_batch=2,
         filters=2,
+        first_order=True,
         query_per_class=2,
         eval_every=2,
         val_episodes=10,
