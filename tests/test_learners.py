@@ -814,7 +814,7 @@ def test_a_method_reads_what_it_declares(method, full_task):
     jax.eval_shape(lambda state: ours.logits(state, full_task, "inductive"), state)
     # Built on F-MAML, these read for its adaptation what does nothing: nobody differentiates it,
     # and `pooled` takes none.
-    idle = {"first_order"} if method in ("reptile", "pooled", "pooled_finetune") else set()
+    idle = {"first_order"} if method in ("reptile", "pooled_finetune") else set()
     idle |= {"inner_lr", "inner_outputs"} if method == "pooled" else set()
     assert NotedConfig.read & LEARNERS_OWN == set(row.reads) & LEARNERS_OWN | idle
 

@@ -185,7 +185,7 @@ def test_without_a_target_nothing_is_tested(config, capsys):
     assert not (Path(config.run_dir) / "confusion.png").exists()
     assert run(config) == [results]
     with pytest.raises(UserError, match="--method=functionals_pooled trains no network on the"):
-        run(replace(config, method="functionals_pooled"))
+        run(without_unread(replace(config, method="functionals_pooled")))
 
 
 def test_finished_run_is_not_done_again(config):
