@@ -86,6 +86,8 @@ def test_fixed_classes_come_last():
         ((*GOOD, "--shots=0"), "--shots=0 is too small; give at least 1"),
         ((*GOOD, "--inner_lr=0"), "--inner_lr=0.0 is too small; give more than 0"),
         ((*GOOD, "--inner_lr=nan"), "--inner_lr=nan"),
+        ((*GOOD, "--outer_decay=nan"), "--outer_decay=nan is no number"),
+        ((*GOOD, "--fixed_bias=nan"), "--fixed_bias=nan is no number"),
         ((*GOOD, "--val_fraction=1"), "--val_fraction=1.0 is too large; give less than 1"),
         ((*GOOD, "--outer_lr=inf"), "--outer_lr=inf is no number"),
         ((*GOOD, f"--seed={2**32}"), "--seed=4294967296 is too large"),

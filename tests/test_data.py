@@ -7,18 +7,10 @@ import numpy as np
 import pytest
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.data import split as split_module
+from fmaml_jax.data import scale as scale_module
 from fmaml_jax.data.dataset import Shard, load, save
-from fmaml_jax.data.split import (
-    Clips,
-    Split,
-    load_clips,
-    require_clips,
-    scaled,
-    split_clips,
-    standard_scale,
-    whitening_scale,
-)
+from fmaml_jax.data.scale import scaled, standard_scale, whitening_scale
+from fmaml_jax.data.split import Clips, Split, load_clips, require_clips, split_clips
 from tests.corpus import EMOTIONS, FIXED, make_corpus, save_corpora
 
 
@@ -189,7 +181,7 @@ def within_classes(features, split, ways=3):
 
 
 def test_unshrunk_whitening_makes_the_covariance_within_classes_the_identity(monkeypatch):
-    monkeypatch.setattr(split_module, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(scale_module, "SHRINKAGE", 0.0)
     features, split = one_frame_clips()
     whitened = scaled(features, whitening_scale(features, split, 3))
     rest = within_classes(whitened, split)
@@ -201,7 +193,7 @@ def test_unshrunk_whitening_makes_the_covariance_within_classes_the_identity(mon
 
 def test_unshrunk_whitening_does_not_depend_on_the_coordinates(monkeypatch):
     """Distances of clips are the same for any affine recoding of their features."""
-    monkeypatch.setattr(split_module, "SHRINKAGE", 0.0)
+    monkeypatch.setattr(scale_module, "SHRINKAGE", 0.0)
     features, split = one_frame_clips()
     rng = np.random.default_rng(3)
     recoded = (features @ rng.normal(size=(5, 5)) + rng.normal(size=5)).astype(np.float32)
@@ -215,14 +207,14 @@ def test_unshrunk_whitening_does_not_depend_on_the_coordinates(monkeypatch):
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.3, 0.7, 1.0])
 def test_whitened_clips_differ_by_one_whatever_the_shrinkage(shrinkage, monkeypatch):
-    monkeypatch.setattr(split_module, "SHRINKAGE", shrinkage)
+    monkeypatch.setattr(scale_module, "SHRINKAGE", shrinkage)
     features, split = one_frame_clips(clips=20)
     rest = within_classes(scaled(features, whitening_scale(features, split, 3)), split)
     np.testing.assert_allclose(np.mean(rest**2), 1, rtol=1e-3)
 
 
 def test_wholly_shrunk_whitening_scales_each_coefficient_by_its_deviation(monkeypatch):
-    monkeypatch.setattr(split_module, "SHRINKAGE", 1.0)
+    monkeypatch.setattr(scale_module, "SHRINKAGE", 1.0)
     features, split = one_frame_clips(clips=30)
     matrix = whitening_scale(features, split, 3).matrix
     deviation = within_classes(features.astype(np.float64), split).std(axis=0)
@@ -368,8 +360,15 @@ def test_files_that_do_not_go_together_are_named(tmp_path, paths):
     with pytest.raises(UserError, match=r"anger000 of .*copy.npz and anger000 of .*aa.npz are the"):
         load_clips([*paths, copy])
     save(other, make_corpus("dd")._replace(feature_config={"clip_seconds": 1.0}))
-    with pytest.raises(UserError, match=r"differ in clip_seconds"):
-        load_clips([*paths, other])
+    for data in ([*paths, other], [other, *paths]):
+        with pytest.raises(UserError, match=r"differ in clip_seconds"):
+            load_clips(data)
+    # One that is like the other with something more, in either order.
+    more = make_corpus("ee")
+    save(other, more._replace(feature_config={**more.feature_config, "descriptors": 2}))
+    for data in ([*paths, other], [other, *paths]):
+        with pytest.raises(UserError, match=r"differ in descriptors"):
+            load_clips(data)
     with pytest.raises(UserError, match=r"nothing.npz does not exist; make it with"):
         load_clips([str(tmp_path / "nothing.npz")])
 

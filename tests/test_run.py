@@ -441,7 +441,10 @@ def test_non_finite_validation_stops_the_run_every_time(config, monkeypatch):
     assert "val" not in (Path(config.run_dir) / "metrics.jsonl").read_text()
 
 
-def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, monkeypatch):
+@pytest.mark.parametrize("first_order", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_paper_network_compiles_only_at_the_first_step(
+    first_order, data, tmp_path, caplog, monkeypatch
+):
     config = Config(
         data=data,
         target="cc",
@@ -453,7 +456,7 @@ def test_paper_network_compiles_only_at_the_first_step(data, tmp_path, caplog, m
         test_inner_steps=1,
         task_batch=2,
         filters=2,
-        first_order=True,
+        first_order=first_order,
         query_per_class=2,
         eval_every=2,
         val_episodes=10,

@@ -1,0 +1,65 @@
+"""Files written whole or not at all, and tables as text."""
+
+import os
+import stat
+import threading
+
+import pytest
+
+from fmaml_jax.common.files import whole_file
+from fmaml_jax.common.text import text_table
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_file_appears_whole_or_not_at_all(tmp_path, mode):
+    path = tmp_path / "results.json"
+    path.write_text("before")
+    text = "after\r\n" if mode == "w" else b"after\r\n"
+
+    def interrupted():
+        with whole_file(path, mode) as file:
+            file.write(text)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        interrupted()
+    assert path.read_text() == "before"
+    with whole_file(path, mode) as file:
+        file.write(text)
+        assert path.read_text() == "before"
+    assert path.read_bytes() == b"after\r\n"
+    assert os.listdir(tmp_path) == ["results.json"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_file_has_the_permissions_that_the_umask_leaves(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        with whole_file(tmp_path / "my.model") as file:
+            file.write("voices")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "my.model").stat().st_mode) == 0o666 & ~mask
+
+
+def test_two_writers_of_one_name_do_not_mix(tmp_path):
+    both_open = threading.Barrier(2)
+
+    def write(letter):
+        with whole_file(tmp_path / "out.csv") as file:
+            file.write(letter * 100)
+            file.flush()
+            both_open.wait(10)
+            file.write(letter * 100)
+
+    threads = [threading.Thread(target=write, args=letter) for letter in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "out.csv").read_text() in ("a" * 200, "b" * 200)
+
+
+def test_columns_of_numbers_are_aligned_right():
+    rows = [("class", "clips", "begins"), ("anger", "5", "as new"), ("fear", "12", "")]
+    assert text_table(rows) == "class  clips  begins\nanger      5  as new\nfear      12"
