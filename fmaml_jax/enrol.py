@@ -44,7 +44,8 @@ def _meaning(item: str) -> tuple[str, str]:
     return label.strip(), meaning.strip()
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The start, the clips, what they mean, and where the model goes."""
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
     flags.DEFINE_string(
         "support", "", "A folder for each label, or a CSV: file,label[,start,end,speaker]."
@@ -55,4 +56,8 @@ if __name__ == "__main__":
     )
     flags.DEFINE_list("without", [], "Fixed classes that are not to be answered, as neutral.")
     flags.DEFINE_string("picture", "", "A PNG of the estimate to write.")
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main)

@@ -75,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if len(heard) == len(done) else 2
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The model, how the result is written, and where it goes."""
     flags.DEFINE_string("model", "", "A file that `python -m fmaml_jax.enrol` wrote.")
     flags.DEFINE_enum("format", "csv", [*FORMATS], "How the result is written.")
     flags.DEFINE_string(
@@ -83,4 +84,8 @@ if __name__ == "__main__":
     )
     flags.DEFINE_float("abstain", 0.0, "Less probable answers are 'unsure'.", 0.0, 1.0)
     flags.DEFINE_string("pictures", "", "Folder for a PNG of each file's timeline.")
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main, arguments=True)

@@ -27,8 +27,13 @@ def main() -> None:
     serve(start, args.host, args.port)
 
 
-if __name__ == "__main__":
+def define_flags() -> None:
+    """The start, and where the page is."""
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for the network.")
     flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)
+
+
+if __name__ == "__main__":
+    define_flags()
     console.run(main)

@@ -36,6 +36,8 @@ DOCUMENTS = {
 }
 RUNNING = ("fmaml_jax.main", "fmaml_jax.sweep")
 """The commands whose flags are a `Config`."""
+WITH_ARGUMENTS = ("fmaml_jax.predict", "fmaml_jax.report")
+"""The commands that take something beside flags."""
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -84,7 +86,10 @@ def flags_of(command: str) -> Iterator[flags.FlagValues]:
     for name in list(flags.FLAGS):
         delattr(flags.FLAGS, name)
     try:
-        importlib.import_module(command).define_flags()
+        module = importlib.import_module(command)
+        if hasattr(module, "__path__"):
+            module = importlib.import_module(f"{command}.__main__")
+        module.define_flags()
         flags.FLAGS.set_gnu_getopt(True)
         yield flags.FLAGS
     finally:
@@ -98,26 +103,11 @@ def flags_of(command: str) -> Iterator[flags.FlagValues]:
             flags.FLAGS.unparse_flags()
 
 
-def source(command: str) -> str:
-    """The code of the module that `python -m` would run."""
-    spec = importlib.util.find_spec(command)
-    assert spec, f"there is no module {command}"
-    path = Path(spec.origin)
-    return (path.with_name("__main__.py") if path.name == "__init__.py" else path).read_text()
-
-
 @functools.cache
 def flag_names(command: str) -> set[str]:
-    """Of a command; as its --helpfull prints them where there is no `define_flags`."""
-    if "def define_flags" in source(command):
-        with flags_of(command) as values:
-            return set(values)
-    done = subprocess.run(
-        [sys.executable, "-m", command, "--helpfull"], cwd=ROOT, capture_output=True, text=True
-    )
-    if "make web" in done.stderr:
-        pytest.skip(done.stderr)
-    return set(re.findall(r"^  --(?:\[no\])?(\w+):", done.stdout, re.M))
+    """Of a command."""
+    with flags_of(command) as values:
+        return set(values)
 
 
 def check_python(command: str, arguments: list[str]) -> None:
@@ -127,13 +117,9 @@ def check_python(command: str, arguments: list[str]) -> None:
             for path in re.findall(r"experiments/[\w./-]+", argument):
                 assert (ROOT / path).exists(), f"there is no {path}"
     given = [argument for argument in arguments if argument != "..."]
-    if "def define_flags" not in source(command):
-        named = re.findall(r"^--(\w+)", "\n".join(given), re.M)
-        assert set(named) <= flag_names(command) | {"flagfile"}
-        return
     with flags_of(command) as values:
         rest = values([command, *given])[1:]
-        assert not rest or "arguments=True" in source(command), f"{rest} are no flags"
+        assert not rest or command in WITH_ARGUMENTS, f"{rest} are no flags"
         if command in RUNNING and given == arguments:
             if command == "fmaml_jax.sweep":
                 values.run_dir, values.target = values.out, ",".join(values.targets[:1])
