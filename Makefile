@@ -10,6 +10,8 @@ venv: .venv/installed
 .venv/installed: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed; name one, such as make PYTHON=python3.12"; exit 2; }
+	@test ! -L .venv || { \
+	  echo "error: .venv is a link, and what it points to would be emptied; remove the link"; exit 2; }
 	@$(PYTHON) -m venv --clear .venv >/dev/null 2>&1 || { \
 	  echo "The venv module is missing; installing Debian's package python3-venv"; \
 	  as_root=; test "$$(id -u)" = 0 || as_root=sudo; \

@@ -11,9 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from fmaml_jax.audio.decoding import is_audio
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import walk
+from fmaml_jax.common.files import is_audio, walk
 from fmaml_jax.common.text import read_table
 from fmaml_jax.data.dataset import NO_LANGUAGE
 from fmaml_jax.data.shards import Skipped

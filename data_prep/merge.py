@@ -11,19 +11,23 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep.prepare import check_out, report, table
 from fmaml_jax.common.console import run
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.data.dataset import load, save
-from fmaml_jax.data.shards import expand, join
 
 
 def main() -> None:
+    """Joins the shards of the flags."""
     args = flags.FLAGS
     if not args.data:
         raise UserError("--data is missing; for example --data='data/nemo-*.npz'")
     if not args.out:
         raise UserError("--out is missing; for example --out=data/nemo.npz")
+
+    # Late, so that --help and a missing flag do not wait for the audio libraries.
+    from data_prep.pipeline import check_out, report, table
+    from fmaml_jax.data.dataset import load, save
+    from fmaml_jax.data.shards import expand, join
+
     sys.stdout.reconfigure(errors="backslashreplace")  # clip names need not be valid text
     out = Path(args.out)
     check_out(out)
@@ -36,6 +40,7 @@ def main() -> None:
 
 
 def define_flags() -> None:
+    """The shards, and the file to write."""
     flags.DEFINE_list("data", [], "Shards of one corpus: .npz files or patterns, comma-separated.")
     flags.DEFINE_string("out", None, "The .npz file to write; its folder is made if missing.")
 

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 from jax.extend.core import jaxprs_in_params
 
-from data_prep.prepare import prepare
+from data_prep.pipeline import prepare
 from experiments.benchmarks import egemaps, enrolment, jax_cases
 from experiments.benchmarks.workload import (
     CLASSES,

@@ -13,8 +13,8 @@ import python_speech_features
 import scipy.signal
 import soundfile
 
-from data_prep import prepare as prepare_module
-from data_prep.prepare import (
+from data_prep import pipeline as prepare_module
+from data_prep.pipeline import (
     check_out,
     choose_features,
     prepare,

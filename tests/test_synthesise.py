@@ -11,7 +11,7 @@ import pytest
 from scipy.io import wavfile
 from scipy.signal import welch
 
-from data_prep import synthesise
+from data_prep import synthetic
 from data_prep.corpora import list_clips
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import NO_LANGUAGE
@@ -96,7 +96,7 @@ def test_only_one_module_loads_the_gpl_library():
 
 def test_emotions_differ_in_pitch_length_loudness_and_tilt():
     """For each speaker, in the mean of the clips of the same sentences."""
-    clips = synthesise.plan("emofilm", ["es"], 12)
+    clips = synthetic.plan("emofilm", ["es"], 12)
     heard = collections.defaultdict(list)
     for clip in clips:
         samples, rate = render(clip, seed=3)
@@ -121,7 +121,7 @@ def test_emotions_differ_in_pitch_length_loudness_and_tilt():
 
 def test_speech_has_the_usual_length_in_every_language():
     for language in SENTENCES:
-        rendered = [render(clip, 0) for clip in synthesise.plan("neutral", [language], 13)]
+        rendered = [render(clip, 0) for clip in synthetic.plan("neutral", [language], 13)]
         seconds = [len(samples) / rate for samples, rate in rendered]
         assert 3.0 < np.mean(seconds) < 4.2, language
         assert 2.0 < min(seconds) < max(seconds) < 6.0, language
@@ -194,7 +194,7 @@ def test_silence_is_varied_and_never_zero():
 
 
 def test_emofilm_plan_has_every_name_once_and_balanced_classes():
-    clips = synthesise.plan("emofilm", ["en", "it", "es"], 40)
+    clips = synthetic.plan("emofilm", ["en", "it", "es"], 40)
     names = [clip.path for clip in clips]
     assert len(set(names)) == len(names) == 600
     for clip in clips:
@@ -217,12 +217,12 @@ def test_emofilm_plan_has_every_name_once_and_balanced_classes():
 
 
 def test_emofilm_names_stay_unique_up_to_the_limit():
-    limit = synthesise.MAX_EMOFILM_CLIPS
-    clips = synthesise.plan("emofilm", ["it"], limit)
+    limit = synthetic.MAX_EMOFILM_CLIPS
+    clips = synthetic.plan("emofilm", ["it"], limit)
     assert len({clip.path for clip in clips}) == 5 * limit
     assert all(re.fullmatch(r"[a-z0-9_]+\.wav", clip.path) for clip in clips)
     with pytest.raises(UserError, match=str(limit)):
-        synthesise.plan("emofilm", ["it"], limit + 1)
+        synthetic.plan("emofilm", ["it"], limit + 1)
 
 
 def test_sentences_are_parallel():
@@ -232,12 +232,12 @@ def test_sentences_are_parallel():
 
 
 def test_same_seed_same_bytes_whatever_the_processes(tmp_path):
-    one = synthesise.synthesise("emofilm", tmp_path / "one", ["it"], 2, 7, processes=1)
-    two = synthesise.synthesise("emofilm", tmp_path / "two", ["it"], 2, 7, processes=2)
+    one = synthetic.synthesise("emofilm", tmp_path / "one", ["it"], 2, 7, processes=1)
+    two = synthetic.synthesise("emofilm", tmp_path / "two", ["it"], 2, 7, processes=2)
     assert one == two
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
-    clip = synthesise.plan("emofilm", ["it"], 2)[3]
+    clip = synthetic.plan("emofilm", ["it"], 2)[3]
     rate, samples = wavfile.read(tmp_path / "one" / clip.path)
     expected, expected_rate = render(clip, 7)
     assert rate == expected_rate
@@ -252,14 +252,14 @@ def test_same_seed_same_bytes_whatever_the_processes(tmp_path):
     listing = list_clips("emofilm", tmp_path / "one")
     assert not listing.skipped
     assert {(clip.file, clip.label, clip.speaker) for clip in listing.clips} == {
-        (clip.path, clip.label, clip.speaker) for clip in synthesise.plan("emofilm", ["it"], 2)
+        (clip.path, clip.label, clip.speaker) for clip in synthetic.plan("emofilm", ["it"], 2)
     }
 
 
 @pytest.mark.parametrize(("kind", "language"), [("neutral", "pl"), ("silence", NO_LANGUAGE)])
 def test_manifest_is_what_the_preparer_reads(tmp_path, kind, language, monkeypatch):
-    monkeypatch.setattr(synthesise, "process_pool", ThreadPoolExecutor)
-    synthesise.synthesise(kind, tmp_path / "out", ["pl"], 3, 0, processes=1)
+    monkeypatch.setattr(synthetic, "process_pool", ThreadPoolExecutor)
+    synthetic.synthesise(kind, tmp_path / "out", ["pl"], 3, 0, processes=1)
     listing = list_clips("manifest", tmp_path / "out")
     assert not listing.skipped
     assert [(clip.label, clip.language) for clip in listing.clips] == [(kind, language)] * 3
@@ -273,10 +273,10 @@ def test_an_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthesise, "process_pool", ThreadPoolExecutor)
-    monkeypatch.setattr(synthesise, "_write_table", full_disk)
+    monkeypatch.setattr(synthetic, "process_pool", ThreadPoolExecutor)
+    monkeypatch.setattr(synthetic, "_write_table", full_disk)
     with pytest.raises(UserError, match=r"out: No space left"):
-        synthesise.synthesise("silence", tmp_path / "out", [], 2, 0, processes=1)
+        synthetic.synthesise("silence", tmp_path / "out", [], 2, 0, processes=1)
     assert not list(tmp_path.iterdir())
 
 
@@ -295,7 +295,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, kind, languages, ou
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("kept")
     with pytest.raises(UserError, match=named):
-        synthesise.synthesise(kind, tmp_path / out_dir, languages, 2, 0, processes=1)
+        synthetic.synthesise(kind, tmp_path / out_dir, languages, 2, 0, processes=1)
     assert contents(tmp_path) == {"taken/file": b"kept"}
 
 

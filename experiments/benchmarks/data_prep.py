@@ -30,8 +30,8 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
-from data_prep.prepare import extract_all
-from data_prep.synthesise import synthesise
+from data_prep.pipeline import extract_all
+from data_prep.synthetic import synthesise
 from fmaml_jax.audio.decoding import SAMPLE_RATE
 from fmaml_jax.audio.features import FEATURES
 from fmaml_jax.common import console

@@ -20,7 +20,7 @@ from absl import flags
 from jaxtyping import Float32
 
 from data_prep.corpora import CORPORA, clip_names, list_clips
-from data_prep.prepare import check_out, prepare, report, table
+from data_prep.pipeline import check_out, prepare, report, table
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES
 from fmaml_jax.common.console import progress, run

@@ -5,7 +5,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +16,6 @@ from jaxtyping import Float32
 SAMPLE_RATE = 16_000
 """Samples per second of every clip after `read_clip`."""
 
-# The second line is what libsndfile cannot decode: it is listed as unreadable, not passed over.
-_SUFFIX = re.compile(
-    r"\.(wave?|wavex|rf64|w64|flac|ogg|oga|opus|mp[23]|aiff?|aifc|au|snd|caf|voc|avr|nist|sph|paf"
-    r"|m4a|aac|wma|amr)",
-    re.IGNORECASE,
-)
 _BLOCK = 1 << 18  # frames decoded at a time, so that no header decides how much memory is taken
 _UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's frame count for a FLAC file without one
 _PLACEHOLDER = 0x7FFF_0000  # encoders that write to a pipe declare sizes from here upwards
@@ -45,13 +39,6 @@ class Header(NamedTuple):
 
     sample_rate: int
     seconds: float
-
-
-def is_audio(file: str) -> bool:
-    """Whether a posix path has the name of a sound file, and neither it nor a folder is hidden."""
-    path = PurePosixPath(file)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and _SUFFIX.fullmatch(path.suffix) is not None
 
 
 def probe(path: str | os.PathLike) -> Header:

@@ -2,12 +2,27 @@
 
 import contextlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO
 
 from fmaml_jax.common.errors import UserError
+
+# The second line is what libsndfile cannot decode: it is listed as unreadable, not passed over.
+_SOUND = re.compile(
+    r"\.(wave?|wavex|rf64|w64|flac|ogg|oga|opus|mp[23]|aiff?|aifc|au|snd|caf|voc|avr|nist|sph|paf"
+    r"|m4a|aac|wma|amr)",
+    re.IGNORECASE,
+)
+
+
+def is_audio(file: str) -> bool:
+    """Whether a posix path has the name of a sound file, and neither it nor a folder is hidden."""
+    path = PurePosixPath(file)
+    hidden = any(part.startswith(".") for part in path.parts)
+    return not hidden and _SOUND.fullmatch(path.suffix) is not None
 
 
 def walk(top: Path) -> Iterator[str]:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from tqdm import tqdm
 
-from fmaml_jax.audio.decoding import AudioError, is_audio, probe
+from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import walk, whole_file
+from fmaml_jax.common.files import is_audio, walk, whole_file
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.common.text import one_line
 from fmaml_jax.recognition.formats import Format

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, is_audio, probe, read_clip
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_clip
 from fmaml_jax.audio.features import extract
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import walk
+from fmaml_jax.common.files import is_audio, walk
 from fmaml_jax.common.text import read_table
 from fmaml_jax.data.scale import scaled
 from fmaml_jax.recognition.checkpoint import Start

@@ -80,3 +80,6 @@ SENTENCES: dict[str, tuple[str, ...]] = {
         "Ktoś przestawił samochód na drugą stronę ulicy.",
     ),
 }
+
+EMOFILM_LANGUAGES = ("en", "it", "es")
+"""Those of EmoFilm, and of what is synthesised in its shape."""

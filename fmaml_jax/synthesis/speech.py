@@ -56,7 +56,6 @@ EMOFILM_CODES = {
 }
 """What EmoFilm calls an emotion in a file's name and in its list."""
 
-EMOFILM_LANGUAGES = ("en", "it", "es")
 MAX_EMOFILM_CLIPS = 26 * len(SENTENCES["en"])
 """EmoFilm's names count the clips of one scene in one letter."""
 
