@@ -12,7 +12,7 @@ import soundfile
 from jax.extend.core import jaxprs_in_params
 
 from data_prep.pipeline import prepare
-from experiments.benchmarks import egemaps, enrolment, jax_cases
+from experiments.benchmarks import jax_cases
 from experiments.benchmarks.workload import (
     CLASSES,
     Workload,
@@ -20,6 +20,7 @@ from experiments.benchmarks.workload import (
     make_features,
     meta_step_flops,
 )
+from experiments.studies import egemaps, enrolment
 from fmaml_jax.audio.decoding import SAMPLE_RATE
 from fmaml_jax.audio.features import FEATURES
 from fmaml_jax.common.errors import UserError
@@ -28,6 +29,8 @@ from fmaml_jax.data.dataset import CLIP_FIELDS, load
 from fmaml_jax.learners.functionals import time_statistics
 from fmaml_jax.model import make_model
 from fmaml_jax.training.evaluate import gather
+
+pytestmark = pytest.mark.slow
 
 TINY = Workload(tasks=2, steps=2, filters=4)
 

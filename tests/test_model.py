@@ -251,6 +251,7 @@ def test_pooling_time_averages_equal_shares():
     np.testing.assert_allclose(pool_time(ramp, 14)[:, ::2], ramp, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_batched_second_order_through_the_network_equals_a_loop_of_autodiff():
     """Fast convolution, batched kernels and the custom derivative against none of them."""
     with enable_x64(True):

@@ -143,7 +143,14 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     assert "chance" in printed
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"fmaml"}))
+def few_fast(names, fast):
+    """Parameters of which all but a few are slow."""
+    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in sorted(names)]
+
+
+@pytest.mark.parametrize(
+    "method", few_fast(set(METHODS) - {"fmaml"}, {"metaser", "protonet", "functionals_pooled"})
+)
 def test_every_method_learns_separable_corpora(method, config, monkeypatch):
     if method == "boil":  # its body has to be able to exchange classes
         mixing = partial(linear_model, body=jnp.eye, through=jnp.matmul)
@@ -160,7 +167,8 @@ def test_every_method_learns_separable_corpora(method, config, monkeypatch):
 
 
 def test_a_method_that_cannot_know_the_fixed_classes_says_so(config, capsys):
-    [results] = run(replace(config, method="supervised", support="emotions", meta_steps=40))
+    changes = {"method": "supervised", "support": "emotions", "meta_steps": 40}
+    [results] = run(without_unread(replace(config, **changes)))
     assert not results["knows_fixed_classes"]
     assert results["inductive"]["recall"]["silence"] < 0.5
     assert "cannot know the fixed classes" in capsys.readouterr().out
@@ -220,6 +228,7 @@ def test_stop_signal_saves_and_the_same_command_continues(
     assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_depends_on_the_meta_step_continues_too(config, tmp_path, monkeypatch):
     config = replace(config, method="mamlpp")
     whole = replace(config, run_dir=str(tmp_path / "whole"))
@@ -249,6 +258,7 @@ def test_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
 
 
+@pytest.mark.slow
 def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterrupted, tmp_path):
     script = (
         "import sys, time\n"
@@ -288,6 +298,7 @@ def test_another_seed_gives_another_run(config, uninterrupted, tmp_path):
     assert outputs(other.run_dir)["metrics.jsonl"] != expected["metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_seeds_at_once_are_the_runs_of_each(config, uninterrupted, tmp_path, monkeypatch):
     """Seeds 3 and 4 in one program, stopped on the way: the same as each alone."""
     both = replace(config, seeds_at_once=2, run_dir=str(tmp_path / "both"))
@@ -382,7 +393,7 @@ def test_leak_guard_keeps_speakers_apart_in_test_and_validation(method, config, 
     speakers = load_clips(config.data).speakers
     monkeypatch.setattr(held_out, "sample", noting(held_out.sample))
     monkeypatch.setattr(evaluate_module, "sample_seeds", noting(evaluate_module.sample_seeds))
-    config = replace(config, method=method, meta_steps=8)
+    config = without_unread(replace(config, method=method, meta_steps=8))
     for guard in ("none", "speaker"):
         apart.clear()
         folder = str(Path(config.run_dir) / guard)
@@ -441,7 +452,8 @@ def test_non_finite_validation_stops_the_run_every_time(config, monkeypatch):
     assert "val" not in (Path(config.run_dir) / "metrics.jsonl").read_text()
 
 
-@pytest.mark.parametrize("first_order", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("first_order", [True, False])
+@pytest.mark.slow
 def test_paper_network_compiles_only_at_the_first_step(
     first_order, data, tmp_path, caplog, monkeypatch
 ):
@@ -481,6 +493,7 @@ def test_paper_network_compiles_only_at_the_first_step(
     assert results["chance"] == pytest.approx(1 / 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "code", "sentence"),
     [
@@ -517,7 +530,7 @@ def test_exit_codes(config, change, code, sentence):
 def test_queries_are_the_same_for_every_method_and_shots_and_others_for_every_seed(config):
     def query_hash(name, **changes):
         folder = str(Path(config.run_dir) / name)
-        [results] = run(replace(config, run_dir=folder, **changes))
+        [results] = run(without_unread(replace(config, run_dir=folder, **changes)))
         return results["query_hash"]
 
     first = query_hash("a", method="functionals", shots=2)
@@ -526,7 +539,7 @@ def test_queries_are_the_same_for_every_method_and_shots_and_others_for_every_se
 
 
 def test_setting_that_is_newer_than_the_run_folder_had_its_default(config, capsys):
-    config = replace(config, method="functionals")
+    config = without_unread(replace(config, method="functionals"))
     run(config)
     record = Path(config.run_dir) / "config.json"
     content = json.loads(record.read_text())

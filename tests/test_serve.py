@@ -29,6 +29,7 @@ from fmaml_jax.web.server import LARGEST_UPLOAD, SERVED  # noqa: E402, after wha
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM.exists(), reason="no Chromium to open the page in"),
     # Of Gradio's own dependencies.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
