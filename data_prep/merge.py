@@ -6,6 +6,7 @@
 corpus is in memory meanwhile.
 """
 
+import io
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main() -> None:
         raise UserError("--data is missing; for example --data='data/nemo-*.npz'")
     if not args.out:
         raise UserError("--out is missing; for example --out=data/nemo.npz")
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(errors="backslashreplace")  # clip names need not be valid text
     out = Path(args.out)
     check_out(out)

@@ -14,6 +14,7 @@ their audio. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` m
 """
 
 import hashlib
+import io
 import json
 import os
 import sys
@@ -181,7 +182,7 @@ def _read(
     results = extract_all([audio_dir / clip.file for clip in clips], config, processes)
     entries = list(zip(clips, names, results, strict=True))
     skipped = [Skipped(clip.file, why) for clip, _, why in entries if isinstance(why, str)]
-    read = [entry for entry in entries if isinstance(entry[2], Recording)]
+    read = [(clip, name, found) for clip, name, found in entries if isinstance(found, Recording)]
     dataset = Dataset(
         corpus=_corpus_name(corpus, audio_dir),
         feature_config=config._asdict(),
@@ -332,6 +333,7 @@ def main() -> None:
             raise UserError(f"--{name} is missing; {args[name].help}")
     if args.shard is not None and args.shards is None:
         raise UserError("--shard goes with --shards, the number of parts; give both or neither")
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     out = Path(args.out)
     config = choose_features(args.features, args.clip_seconds)
