@@ -228,11 +228,11 @@ def list_clips(
     if corpus == "manifest":
         found = _read_manifest(manifest or audio_dir / "manifest.csv", audio_dir, language)
         return _sort(found)
-    if corpus == "folders" and language is None:
-        raise UserError("folders do not say which language is spoken; add --language=CODE")
     files = sorted(walk(audio_dir))
     audio = [file for file in files if is_audio(file)]
     if corpus == "folders":
+        if language is None:
+            raise UserError("folders do not say which language is spoken; add --language=CODE")
         found = [_parse_folder(file, language) for file in audio]
     else:
         row = CORPORA[corpus]

@@ -6,12 +6,11 @@
 corpus is in memory meanwhile.
 """
 
-import sys
 from pathlib import Path
 
 from absl import flags
 
-from fmaml_jax.common.console import run
+from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
 
 
@@ -28,7 +27,7 @@ def main() -> None:
     from fmaml_jax.data.dataset import load, save
     from fmaml_jax.data.shards import expand, join
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # clip names need not be valid text
+    console.print_any_text()
     out = Path(args.out)
     check_out(out)
     dataset, copies = join({path: load(path) for path in expand(args.data)})
@@ -47,4 +46,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run(main)
+    console.run(main)

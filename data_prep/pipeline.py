@@ -170,7 +170,7 @@ def _read(
     results = extract_all([audio_dir / clip.file for clip in clips], config, processes)
     entries = list(zip(clips, names, results, strict=True))
     skipped = [Skipped(clip.file, why) for clip, _, why in entries if isinstance(why, str)]
-    read = [entry for entry in entries if isinstance(entry[2], Recording)]
+    read = [(clip, name, found) for clip, name, found in entries if isinstance(found, Recording)]
     dataset = Dataset(
         corpus=_corpus_name(corpus, audio_dir),
         feature_config=config._asdict(),

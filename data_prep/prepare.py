@@ -11,13 +11,12 @@ alone. A rerun keeps the shards that are whole, of the same clips and flags, and
 their audio. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` makes it one file.
 """
 
-import sys
 from pathlib import Path
 
 from absl import flags
 
 from data_prep.corpora import KNOWN
-from fmaml_jax.common.console import run
+from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
 
 
@@ -56,7 +55,7 @@ def main() -> None:
     from data_prep import pipeline
     from fmaml_jax.data.dataset import save
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
+    console.print_any_text()
     out = Path(args.out)
     config = pipeline.choose_features(args.features, args.clip_seconds)
     manifest = Path(args.manifest) if args.manifest else None
@@ -78,4 +77,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    run(main)
+    console.run(main)

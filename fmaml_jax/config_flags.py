@@ -1,6 +1,7 @@
 """The flags of a run, made from `Config`: one for each setting."""
 
 import dataclasses
+from typing import Any
 
 from absl import flags
 
@@ -20,7 +21,7 @@ def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
                 flags.DEFINE_float(name, default, help_text, flag_values=values)
             case tuple():
                 flags.DEFINE_list(name, list(default), help_text, values)
-            case _:
+            case str():
                 choices = field.metadata.get("choices")
                 help_text += f" ({' | '.join(filter(None, choices))})" if choices else ""
                 flags.DEFINE_string(name, default, help_text, values)
@@ -32,13 +33,12 @@ def config_from_flags(values: flags.FlagValues) -> Config:
     Raises:
         UserError: see `check`.
     """
-    settings = {field.name: values[field.name].value for field in dataclasses.fields(Config)}
-    config = Config(
-        **{
-            name: tuple(item.strip() for item in value) if isinstance(value, list) else value
-            for name, value in settings.items()
-        }
-    )
+    settings: dict[str, Any] = {}
+    for field in dataclasses.fields(Config):
+        value = values[field.name].value
+        is_list = isinstance(value, list)
+        settings[field.name] = tuple(item.strip() for item in value) if is_list else value
+    config = Config(**settings)
     check(config)
     return config
 

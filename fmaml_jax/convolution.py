@@ -53,7 +53,9 @@ def _extract_patches(images: Images) -> Float[Array, "batch out_rows out_columns
     )
 
 
-def _add_patches(like: Images, patches: Array) -> tuple[Images]:
+def _add_patches(
+    like: Float[Array, "batch rows columns 0"], patches: Array
+) -> tuple[Float[Array, "batch rows columns channels"]]:
     """The transpose of `_extract_patches`: adds up the overlaps, of rows, then of columns.
 
     Autodiff would add nine padded arrays, and XLA would do it anew for each use of the sum; putting

@@ -10,12 +10,20 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int, PyTree, Scalar
 
-Params = PyTree[Float[Array, "..."]]
+AnyArray = Array | np.ndarray
+"""What is read from files is NumPy's, and JAX computes with it as well."""
+Params = PyTree[Float[AnyArray, "..."]]
+Rates = PyTree[float | Float[AnyArray, "..."]]
 Data = TypeVar("Data", bound=PyTree)
 Loss = Callable[[Params, Data], Scalar]
+
+
+Labelled = tuple[Array, Array, Array | None]
+"""Clips, their labels and weights."""
 
 
 class Task(NamedTuple):
@@ -31,7 +39,7 @@ class Task(NamedTuple):
     support_weights: Float[Array, " shots"] | None = None
 
     @property
-    def labelled(self) -> tuple[Array, Array, Array | None]:
+    def labelled(self) -> Labelled:
         """What the support loss is of: clips, their labels and weights."""
         return self.support, self.support_labels, self.support_weights
 
@@ -51,7 +59,7 @@ def cross_entropy(
     return -jnp.average(log_probabilities[:, 0], weights=weights)
 
 
-def twice_differentiable_grad(loss: Loss) -> Callable[[Params, Data], Params]:
+def twice_differentiable_grad(loss: Loss[Data]) -> Callable[[Params, Data], Params]:
     """`jax.grad(loss)` whose own derivative costs little memory.
 
     The vector-Jacobian product of a gradient is a Hessian-vector product, and the Hessian is
@@ -80,11 +88,11 @@ def twice_differentiable_grad(loss: Loss) -> Callable[[Params, Data], Params]:
 
 
 def adapt(
-    loss: Loss,
+    loss: Loss[Data],
     params: Params,
     data: Data,
     *,
-    rate: float | Params,
+    rate: float | Rates,
     steps: int,
     first_order: bool = False,
 ) -> tuple[Params, Params]:

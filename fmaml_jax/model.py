@@ -104,7 +104,9 @@ class _Network(nn.Module):
             # Like the data, so that the scan over time passes in a `shard_map`.
             zeros = jnp.zeros_like(maps[:, 0, 0])
             lstm = nn.RNN(nn.OptimizedLSTMCell(self.units))
-            features = lstm(moments, initial_carry=(zeros, zeros))[:, -1]
+            outputs = lstm(moments, initial_carry=(zeros, zeros))
+            assert isinstance(outputs, Array)  # and no carry
+            features = outputs[:, -1]
         else:
             features = maps.reshape(maps.shape[0], -1)
         return nn.Dense(self.classes, name=HEAD)(features) if head else features
@@ -200,7 +202,9 @@ def make_model(
                 {"params": params}, clips, False, head, mutable=["batch_stats"]
             )
             return outputs
-        return module.apply({"params": params, "batch_stats": statistics}, clips, True, head)
+        given = {"params": params, "batch_stats": statistics}
+        # Flax declares what it returns with `mutable` for both cases.
+        return module.apply(given, clips, True, head)  # pyright: ignore[reportReturnType]
 
     def statistics(params: Params, clips: Array) -> Statistics:
         _, variables = module.apply(

@@ -47,7 +47,7 @@ class Run:
         with open(self.log, "a") as log:
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
             try:
-                return self._wait()
+                return _wait(self.process)
             finally:
                 self._stop()
 
@@ -59,14 +59,15 @@ class Run:
     def _stop(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.terminate()
-            self._wait()
+            _wait(self.process)
 
-    def _wait(self) -> int:
-        # Not `Popen.wait`: `checkpoint` comes out of a signal handler in the midst of it, and the
-        # two would wait for each other's lock.
-        while (code := self.process.poll()) is None:
-            time.sleep(POLL_SECONDS / 10)
-        return code
+
+def _wait(process: subprocess.Popen) -> int:
+    # Not `Popen.wait`: `checkpoint` comes out of a signal handler in the midst of it, and the two
+    # would wait for each other's lock.
+    while (code := process.poll()) is None:
+        time.sleep(POLL_SECONDS / 10)
+    return code
 
 
 def cells(
@@ -207,6 +208,7 @@ def sweep(
             for name, config in waiting.items()
         }
         queue = list(waiting)
+        most = len(queue) if at_once is None else at_once
         if at_once is None and queue:
             try:
                 with executor.batch():
@@ -219,7 +221,7 @@ def sweep(
             running, queue = dict(zip(queue, jobs, strict=True)), []
         try:
             while queue or running:
-                while queue and len(running) < at_once:
+                while queue and len(running) < most:
                     running[queue[0]] = executor.submit(job_of(queue[0]))
                     queue.pop(0)
                 time.sleep(POLL_SECONDS)
@@ -257,9 +259,9 @@ def main() -> int:
     values.run_dir = values.run_dir or values.out
     numbers = {}
     for name in ("all_shots", "seeds"):
-        if not all(value.isdecimal() for value in values[name].value):
+        if not all(value.isdecimal() for value in getattr(values, name)):
             raise UserError(f"--{name} has to be whole numbers, such as --{name}=5,10")
-        numbers[name] = [int(value) for value in values[name].value]
+        numbers[name] = [int(value) for value in getattr(values, name)]
     values.target = values.target or ",".join(values.targets[:1])
     base = config_flags.config_from_flags(values)
     grid = cells(

@@ -5,6 +5,7 @@ was trained on; a prepared corpus stores the configuration that made it.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -57,7 +58,7 @@ def extract_each(
     return np.stack([extract(clip, config) for clip in clips])
 
 
-def restore_config(stored: Mapping[str, str | int | float]) -> FeatureConfig:
+def restore_config(stored: Mapping[str, Any]) -> FeatureConfig:
     """The configuration that an .npz holds as plain data, its `feature_config`.
 
     Raises:

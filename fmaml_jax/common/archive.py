@@ -31,7 +31,7 @@ def write(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> str:
     digest = content_hash(arrays)
     try:
         with whole_file(path, "wb") as file:
-            np.savez(file, **arrays, **{_HASH: np.asarray(digest)})
+            np.savez(file, allow_pickle=False, **arrays, **{_HASH: np.asarray(digest)})
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; give --out a file in a folder "

@@ -5,6 +5,7 @@ Neither JAX nor the audio libraries are imported here, so a command's `--help` i
 
 import contextlib
 import gc
+import io
 import os
 import signal
 import sys
@@ -31,6 +32,12 @@ def fail(message: str) -> NoReturn:
     """Prints one line to standard error and exits with code 2."""
     print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def print_any_text() -> None:
+    """From now on standard output takes what is no text, as a file name may be, as an escape."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def unwind_on_termination() -> None:

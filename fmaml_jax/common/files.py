@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from fmaml_jax.common.errors import UserError
 
@@ -44,7 +44,7 @@ def walk(top: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
+def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write that appears under its name when the block ends, and never in part.
 
     It is written beside its place under a name of its own, synced to the disk, and renamed. Text
@@ -59,10 +59,11 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
         OSError: it cannot be written; what was there before is untouched.
     """
     path = Path(path)
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "", "errors": "backslashreplace"}
+    text = ("utf-8", "backslashreplace", "")
+    encoding, errors, newline = (None, None, None) if "b" in mode else text
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, mode, **text) as file:
+        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors, newline=newline) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -1,5 +1,6 @@
 """What all pictures share: a palette, and the picture of a matrix of shares."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib
@@ -33,7 +34,8 @@ def draw_matrix(
         numbers: what to write into the cells, row by row; None: the shares in percent.
     """
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for (row, column), share in np.ndenumerate(shares):
+    for row, column in itertools.product(range(len(rows)), range(len(columns))):
+        share = shares[row, column]
         if np.isfinite(share):
             axes.text(
                 column,

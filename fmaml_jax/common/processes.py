@@ -79,5 +79,7 @@ def _begin() -> None:
 
 def _end_with_parent() -> None:
     """Ends this process when the one that started it is gone, which may have been killed."""
-    multiprocessing.parent_process().join()
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)

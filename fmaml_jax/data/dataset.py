@@ -38,8 +38,8 @@ NO_LANGUAGE = "zxx"
 class Shard(NamedTuple):
     """Which part of a corpus a file holds; `source` is a hash of the clip list and the flags."""
 
-    index: int
-    count: int
+    number: int
+    total: int
     source: str
 
 

@@ -25,12 +25,15 @@ SPLITS = ("train", "val", "test")
 
 
 class Episodes(NamedTuple):
-    """Tasks as positions in the array of clips."""
+    """Tasks as positions in the array of clips; NumPy's arrays on the host, JAX's on the devices.
 
-    support: Int32[np.ndarray, "tasks shots"]
-    support_labels: Int32[np.ndarray, "tasks shots"]
-    query: Int32[np.ndarray, "tasks queries"]
-    query_labels: Int32[np.ndarray, "tasks queries"]
+    `axes` is `tasks`, or `tasks seeds`, and none for one task.
+    """
+
+    support: Int32[Any, "*axes shots"]
+    support_labels: Int32[Any, "*axes shots"]
+    query: Int32[Any, "*axes queries"]
+    query_labels: Int32[Any, "*axes queries"]
 
 
 class TaskShape(NamedTuple):
@@ -155,8 +158,8 @@ def _limits(pool: Pool, shape: TaskShape, groups: Groups) -> tuple[int, int, int
         some = order[:classes]
         return divide(counts[:, some], query[some], support[some]) is not None
 
-    label = order[largest(len(order), had)]
-    return best, label, counts[:, label].sum(), np.count_nonzero(counts[:, label])
+    label = int(order[largest(len(order), had)])
+    return best, label, int(counts[:, label].sum()), int(np.count_nonzero(counts[:, label]))
 
 
 def sample(

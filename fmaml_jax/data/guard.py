@@ -16,10 +16,11 @@ SHARED_SHOTS = 20
 """The paper's largest K: query sides leave as many support clips where they can, whatever K is."""
 
 Counts = Int[np.ndarray, "groups classes"]
+ClassCounts = Sequence[int] | Int[np.ndarray, " classes"]
 
 
 def count_groups(
-    pool: Sequence[Int[np.ndarray, " clips"]], groups: Int[np.ndarray, " n"]
+    pool: Sequence[Int[np.ndarray, " _"]], groups: Int[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " groups"], Counts]:
     """The groups of a pool, ascending, and how many clips of each class each of them has.
 
@@ -34,8 +35,8 @@ def count_groups(
 
 def divide(
     counts: Counts,
-    query: Sequence[int],
-    support: Sequence[int],
+    query: ClassCounts,
+    support: ClassCounts,
     preference: Float[np.ndarray, " groups"] | None = None,
 ) -> Bool[np.ndarray, " groups"] | None:
     """The groups of the query side, or None where no division serves.
@@ -88,7 +89,7 @@ class Division(NamedTuple):
 
 
 def make_division(
-    pool: Sequence[Int[np.ndarray, " clips"]],
+    pool: Sequence[Int[np.ndarray, " _"]],
     groups: Int[np.ndarray, " n"],
     query: tuple[int, ...],
     support: tuple[int, ...],

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.data.dataset import CLIP_FIELDS, Dataset, load
+from fmaml_jax.data.dataset import CLIP_FIELDS, Dataset, Shard, load
 
 _NUMBER = re.compile(r"-\d{5,}-of-(?=\d{5,}\.npz$)")
 
@@ -50,7 +50,7 @@ def load_corpora(data: Sequence[str]) -> dict[str, Dataset]:
     for path in expand(data):
         dataset = load(path)
         shard = dataset.shard
-        corpora[(shard.source, shard.count) if shard else path][path] = dataset
+        corpora[(shard.source, shard.total) if shard else path][path] = dataset
     whole = {}
     while corpora:  # shards are let go one corpus at a time, so that few are there twice
         files = corpora.pop(next(iter(corpora)))
@@ -70,35 +70,38 @@ def join(shards: Mapping[str, Dataset]) -> tuple[Dataset, list[Skipped]]:
     Raises:
         UserError: a shard is missing or there twice, or they are not of one corpus and flags.
     """
-    path, first = next(iter(shards.items()))
-    found: dict[int, str] = {}
-    for other, dataset in shards.items():
+    described: dict[str, Shard] = {}
+    for path, dataset in shards.items():
         if dataset.shard is None:
-            raise UserError(f"{other} is no shard; name only files like NAME-00000-of-00012.npz")
-        if dataset.shard[1:] != first.shard[1:]:
+            raise UserError(f"{path} is no shard; name only files like NAME-00000-of-00012.npz")
+        described[path] = dataset.shard
+    path, first = next(iter(described.items()))
+    found: dict[int, str] = {}
+    for other, shard in described.items():
+        if shard[1:] != first[1:]:
             raise UserError(
                 f"{other} and {path} are shards of different corpora or flags; name the shards of "
                 "one, or prepare again with the same flags"
             )
-        if dataset.shard.index in found:
+        if shard.number in found:
             raise UserError(
-                f"{other} and {found[dataset.shard.index]} are the same shard; remove one of them"
+                f"{other} and {found[shard.number]} are the same shard; remove one of them"
             )
-        found[dataset.shard.index] = other
-    if missing := sorted(set(range(first.shard.count)) - found.keys()):
+        found[shard.number] = other
+    if missing := sorted(set(range(first.total)) - found.keys()):
         raise UserError(
-            f"shard {', '.join(map(str, missing))} of {first.shard.count} is missing beside "
+            f"shard {', '.join(map(str, missing))} of {first.total} is missing beside "
             f"{path}; prepare again with the same flags, which makes what is missing"
         )
-    parts = [shards[found[index]] for index in range(first.shard.count)]
-    joined = first._replace(
+    parts = [shards[found[index]] for index in range(first.total)]
+    joined = shards[path]._replace(
         shard=None,
         **{
             field: np.concatenate([getattr(part, field) for part in parts])
             for field in ("features", *CLIP_FIELDS, "seconds")
         },
     )
-    return drop_copies(joined, joined.names)
+    return drop_copies(joined, joined.names.tolist())
 
 
 def drop_copies(dataset: Dataset, files: Sequence[str]) -> tuple[Dataset, list[Skipped]]:

@@ -172,7 +172,7 @@ def split_clips(
             if val_fraction
         },
         test={target: pool(tested, 2, np.isin(clips.languages, clips.languages[tested]))}
-        if tested.any()
+        if target is not None
         else {},
         groups=groups,
     )
@@ -229,7 +229,7 @@ def require_clips(
                 )
 
 
-def _shared_parts(clips: Clips, label: str) -> list[Int[np.ndarray, " clips"]]:
+def _shared_parts(clips: Clips, label: str) -> list[Int[np.ndarray, " _"]]:
     indices = np.flatnonzero((clips.languages == NO_LANGUAGE) & (clips.labels == label))
     keys = [_shuffling_key(f"{clips.corpora[i]}/{clips.names[i]}") for i in indices]
     shuffled = indices[np.argsort(keys)]

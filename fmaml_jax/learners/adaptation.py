@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from operator import itemgetter
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jaxtyping import Float, Scalar
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params, Task, cross_entropy
+from fmaml_jax.maml import Labelled, Params, Task, cross_entropy
 from fmaml_jax.model import CONTEXT, Model
 
 Adapt = Callable[[Params, Task, int], tuple[Params, Params]]
@@ -20,9 +21,7 @@ Adapt = Callable[[Params, Task, int], tuple[Params, Params]]
 adaptation and after each step (a leading axis of `steps` + 1)."""
 
 
-def make_support_loss(
-    config: Config, model: Model
-) -> Callable[[Params, tuple[Array, Array, Array | None]], Scalar]:
+def make_support_loss(config: Config, model: Model) -> Callable[[Params, Labelled], Scalar]:
     """L_S: the network's cross-entropy on (clips, labels, weights), a task's `labelled` support.
 
     The clips are normalised by their own statistics; without weights each counts as one.
@@ -34,7 +33,7 @@ def make_support_loss(
     protected = config.inner_outputs == "supported" and config.support == "emotions"
     outputs = len(config.emotions) if protected else len(config.classes)
 
-    def support_loss(params: Params, labelled: tuple[Array, Array, Array | None]) -> Scalar:
+    def support_loss(params: Params, labelled: Labelled) -> Scalar:
         clips, labels, weights = labelled
         loss = cross_entropy(model.apply(params, clips, None)[:, :outputs], labels, weights)
         if config.support_loss == "sum":
@@ -72,7 +71,7 @@ def with_start(start: Params, path: Params) -> Params:
 def start_optimizer(rate: optax.ScalarOrSchedule, decay: float) -> optax.GradientTransformation:
     """Adam, with an L2 penalty, for the meta-learned start; its context parameters stay zero."""
 
-    def kind(path: tuple, _: Array) -> str:
+    def kind(path: tuple, _: Any) -> str:
         return "context" if any(key.key == CONTEXT for key in path) else "learned"
 
     return optax.partition(

@@ -1,12 +1,13 @@
 """ANIL (Raghu et al. 2020) and BOIL (Oh et al. 2021): only the head, or only the body, adapts."""
 
+from typing import Any
+
 import jax
-from jax import Array
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners import fmaml
 from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params
+from fmaml_jax.maml import Rates
 from fmaml_jax.model import HEAD, Model
 
 
@@ -20,8 +21,8 @@ def make_boil(config: Config, model: Model) -> Learner:
     return fmaml.make(config, model, _rates(model, head=0.0, body=config.inner_lr))
 
 
-def _rates(model: Model, head: float, body: float) -> Params:
-    def rate(path: tuple, _: Array) -> float:
+def _rates(model: Model, head: float, body: float) -> Rates:
+    def rate(path: tuple, _: Any) -> float:
         return head if path[0].key == HEAD else body
 
     return jax.tree_util.tree_map_with_path(rate, jax.eval_shape(model.init, jax.random.key(0)))

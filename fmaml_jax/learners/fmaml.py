@@ -10,11 +10,11 @@ import jax
 from fmaml_jax.config import Config
 from fmaml_jax.learners.adaptation import make_learner, make_support_loss, with_start
 from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params, Task, adapt
+from fmaml_jax.maml import Params, Rates, Task, adapt
 from fmaml_jax.model import CONTEXT, Model
 
 
-def make(config: Config, model: Model, rate: Params | None = None) -> Learner:
+def make(config: Config, model: Model, rate: Rates | None = None) -> Learner:
     """The learner for a model with N + F outputs.
 
     Args:

@@ -21,13 +21,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
 PERCENTILES = (10, 50, 90)
-Statistics = Float[np.ndarray, "clips statistics"]
+Statistics = Float[np.ndarray, "_ statistics"]
 Labels = Int[np.ndarray, " clips"]
 Classify = Callable[
     [Statistics, Labels, Statistics], tuple[Labels, Float[np.ndarray, "queries known"]]
 ]
 """(support, its labels, query) -> (classes known, scores of each)."""
-Sources = Mapping[str, Sequence[Int[np.ndarray, " clips"]]]
+Sources = Mapping[str, Sequence[Int[np.ndarray, " _"]]]
 """The clips to train on, by domain and then by class, in the order of the outputs."""
 Make = Callable[[Statistics, Sources, int], Classify]
 
@@ -60,7 +60,7 @@ def time_statistics(features: Float[np.ndarray, "clips frames coeffs"]) -> Stati
     )
 
 
-def support_svm(statistics: Statistics, sources: Sources, ways: int) -> Classify:
+def support_svm(statistics: object, sources: object, ways: object) -> Classify:
     """A linear SVM on the support; the sources are not used."""
     del statistics, sources, ways
 
@@ -140,7 +140,7 @@ def pooled_regression(
     return classify
 
 
-def _labels(by_class: Sequence[Int[np.ndarray, " clips"]]) -> Labels:
+def _labels(by_class: Sequence[Int[np.ndarray, " _"]]) -> Labels:
     """The class of each clip of a pool."""
     return np.repeat(np.arange(len(by_class)), list(map(len, by_class)))
 

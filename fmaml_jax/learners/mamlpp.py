@@ -41,7 +41,7 @@ As in the authors' code, which leaves these steps out altogether once the anneal
 """
 
 
-def loss_weights(progress: Scalar, steps: int) -> Float[Array, " steps"]:
+def loss_weights(progress: float | Scalar, steps: int) -> Float[Array, " steps"]:
     """Weights of the query losses after each step: equal at first, of sum 1.
 
     Args:

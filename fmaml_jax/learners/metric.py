@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 from jax import Array
-from jaxtyping import Float, Int, Scalar
+from jaxtyping import Float, Scalar
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners.adaptation import query_loss, unadapted
@@ -28,7 +28,7 @@ def embed(
 
 
 def class_means(
-    features: Float[Array, "clips features"], members: Int[Array, "clips classes"]
+    features: Float[Array, "clips features"], members: Float[Array, "clips classes"]
 ) -> Float[Array, "classes features"]:
     """The mean of each class's features; every class has a member."""
     return (members.T @ features) / members.sum(axis=0)[:, None]

@@ -12,7 +12,17 @@ Every error that a user can mend is a `fmaml_jax.common.errors.UserError` of one
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fmaml_jax.recognition.interface import (
+        Prediction,
+        Recogniser,
+        enrol,
+        load,
+        predict,
+        save,
+    )
 
 __all__ = ["Prediction", "Recogniser", "enrol", "load", "predict", "save"]
 

@@ -1,13 +1,14 @@
 """Sound files and folders of them -> predictions, one after the other -> files, or output."""
 
 import contextlib
+import io
 import itertools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
@@ -119,7 +120,7 @@ def predict_each(
     executor: Executor | None,
     pictures: str,
     done: list[float | None],
-) -> Iterator[tuple[Recording, "Prediction"]]:
+) -> Generator[tuple[Recording, "Prediction"], None, None]:
     """Predicts one recording after the other; says what is wrong with one and goes on.
 
     Args:
@@ -191,7 +192,7 @@ def write_all(found: Iterator[tuple[Recording, "Prediction"]], written: Format, 
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[TextIO]:
+def _writing(path: Path) -> Iterator[IO[str]]:
     """A text file that is there whole or not at all.
 
     Raises:
@@ -209,8 +210,9 @@ def _writing(path: Path) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def _standard_output() -> Iterator[TextIO]:
+def _standard_output() -> Iterator[IO[str]]:
     """Standard output in UTF-8; a reader that has had enough, such as `head`, is no error."""
+    assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
     try:
         yield sys.stdout

@@ -264,18 +264,18 @@ def _best(probabilities: Float[np.ndarray, " classes"], abstain: float) -> int:
 
 def _without_islands(pieces: Iterable[_Piece]) -> list[_Piece]:
     """The pieces of a stretch, merged; what is short joins the neighbour that is more like it."""
-    pieces = list(_merged(pieces))
-    while len(pieces) > 1:
-        short = min(range(len(pieces)), key=lambda i: pieces[i].end - pieces[i].start)
-        if pieces[short].end - pieces[short].start >= LEAST:
+    merged = list(_merged(pieces))
+    while len(merged) > 1:
+        short = min(range(len(merged)), key=lambda i: merged[i].end - merged[i].start)
+        if merged[short].end - merged[short].start >= LEAST:
             break
-        beside = [i for i in (short - 1, short + 1) if 0 <= i < len(pieces)]
-        own = pieces[short].probabilities
-        like = min(beside, key=lambda i: np.abs(pieces[i].probabilities - own).sum())
+        beside = [i for i in (short - 1, short + 1) if 0 <= i < len(merged)]
+        own = merged[short].probabilities
+        like = min(beside, key=lambda i: np.abs(merged[i].probabilities - own).sum())
         first, second = sorted((short, like))
-        joined = _join(pieces[first], pieces[second], pieces[like].label)
-        pieces = list(_merged([*pieces[:first], joined, *pieces[second + 1 :]]))
-    return pieces
+        joined = _join(merged[first], merged[second], merged[like].label)
+        merged = list(_merged([*merged[:first], joined, *merged[second + 1 :]]))
+    return merged
 
 
 def _merged(pieces: Iterable[_Piece]) -> Iterator[_Piece]:

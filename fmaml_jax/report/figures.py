@@ -13,6 +13,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from fmaml_jax.common.pictures import (
     BLACK,
@@ -122,11 +123,11 @@ def _styles(grid: _Grid) -> dict[Row, dict]:
     }
 
 
-def _panels(rows: int, columns: int, **settings) -> tuple[plt.Figure, np.ndarray]:
+def _panels(rows: int, columns: int, **settings) -> tuple[Figure, np.ndarray]:
     return plt.subplots(rows, columns, squeeze=False, layout="constrained", **settings)
 
 
-def _legend(figure: plt.Figure, axes: np.ndarray, columns: int, **settings) -> None:
+def _legend(figure: Figure, axes: np.ndarray, columns: int, **settings) -> None:
     """One legend of all panels, below them."""
     entries = {}
     for axis in axes.flat:
@@ -139,7 +140,7 @@ def _legend(figure: plt.Figure, axes: np.ndarray, columns: int, **settings) -> N
     figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, **settings)
 
 
-def _loss_by_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
+def _loss_by_step(grid: _Grid) -> tuple[Figure | None, str]:
     rows = [row for row in (FMAML, METASER) if row in grid.rows]
     for shots in grid.shots:
         curves = {
@@ -195,7 +196,7 @@ def _loss_by_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
     )
 
 
-def _accuracy_by_shots(grid: _Grid) -> tuple[plt.Figure | None, str]:
+def _accuracy_by_shots(grid: _Grid) -> tuple[Figure | None, str]:
     rows = [
         row
         for row in grid.rows
@@ -264,7 +265,7 @@ def _chance(grid: _Grid, axes: np.ndarray, chance: float | None = None) -> None:
     )
 
 
-def _accuracy_by_inner_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
+def _accuracy_by_inner_step(grid: _Grid) -> tuple[Figure | None, str]:
     shots = grid.shots[0]
 
     def path(row: Row, target: str, mode: str) -> np.ndarray:
@@ -304,7 +305,7 @@ def _accuracy_by_inner_step(grid: _Grid) -> tuple[plt.Figure | None, str]:
     )
 
 
-def _confusion(grid: _Grid) -> tuple[plt.Figure, str]:
+def _confusion(grid: _Grid) -> tuple[Figure, str]:
     shots = grid.shots[0]
     targets = [t for t in grid.targets if (grid.featured[0], t, shots) in grid.cells]
     targets = targets or grid.targets
@@ -335,7 +336,7 @@ def _confusion(grid: _Grid) -> tuple[plt.Figure, str]:
     )
 
 
-def _recall(grid: _Grid) -> tuple[plt.Figure, str]:
+def _recall(grid: _Grid) -> tuple[Figure, str]:
     shots = grid.shots[0]
     targets = [t for t in grid.targets if any((row, t, shots) in grid.cells for row in grid.rows)]
     rows = [row for row in grid.rows if any((row, t, shots) in grid.cells for t in targets)]
@@ -360,7 +361,7 @@ def _recall(grid: _Grid) -> tuple[plt.Figure, str]:
     )
 
 
-def _embedding(grid: _Grid) -> tuple[plt.Figure | None, str]:
+def _embedding(grid: _Grid) -> tuple[Figure | None, str]:
     shots = grid.shots[0]
 
     def points(row: Row, target: str) -> dict | None:

@@ -375,7 +375,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _key(settings: Mapping[str, Any]) -> str:
+def _key(settings: Any) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
@@ -395,7 +395,7 @@ def _without_duplicates(runs: Sequence[Run]) -> tuple[list[Run], list[Remark]]:
 def _largest(
     runs: Sequence[Run],
     within: Callable[[Run], Hashable],
-    by: Callable[[Run], Mapping[str, Any]],
+    by: Callable[[Run], dict[str, Any]],
 ) -> tuple[list[Run], list[Remark]]:
     """Of the runs that share `within`, the largest group equal in `by`; the others are named.
 

@@ -265,7 +265,7 @@ def data_table(corpora: Sequence[Dataset], run: Run) -> Table:
     header = ("Language", "Corpora", "Samples of emotions", *emotions, *fixed)
     rows = [
         tuple(
-            Entry(LANGUAGES.get(value, value) if name == "language" else str(value))
+            Entry(LANGUAGES.get(str(value), str(value)) if name == "language" else str(value))
             for name, value in record.items()
         )
         for record in records

@@ -34,7 +34,12 @@ class Layout(NamedTuple):
     chunk: int
 
 
-def make_layout(tasks: int, chunk: int = 0, devices: Sequence[jax.Device] | None = None) -> Layout:
+def make_layout(
+    tasks: int,
+    chunk: int = 0,
+    # JAX exports the class as a variable.
+    devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]
+) -> Layout:
     """The layout of a batch of `tasks`: as many devices as get equal shares, alike on each host.
 
     Args:

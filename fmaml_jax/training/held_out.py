@@ -17,7 +17,7 @@ from fmaml_jax.data.episodes import Episodes, TaskShape, sample
 from fmaml_jax.data.split import Clips, Split
 from fmaml_jax.learners import Classifier, find_method, functionals
 from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params
+from fmaml_jax.maml import AnyArray, Params
 from fmaml_jax.training import evaluate, results
 from fmaml_jax.training.devices import Layout
 from fmaml_jax.training.evaluate import Predictions
@@ -40,7 +40,7 @@ class Learned(NamedTuple):
     predict_batch: Callable[..., tuple[Array, Array]]
     params: Params
     features: Float[Array, "clips time coeffs"]
-    selections: list[dict[str, Any] | None]
+    selections: Sequence[dict[str, Any] | None]
 
 
 def test_results(
@@ -166,7 +166,7 @@ def _with_support_as_query(episodes: Episodes) -> Episodes:
     )
 
 
-def _embedding(logits: Float[Array, "clips classes"], episode: Episodes) -> dict[str, list]:
+def _embedding(logits: Float[AnyArray, "clips classes"], episode: Episodes) -> dict[str, list]:
     """Where support and query lie on the two principal axes of the outputs."""
     points = results.embed(np.asarray(logits))
     shots = len(episode.support)

@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from fmaml_jax.common.pictures import BLUE, GREEN, PURPLE, VERMILION, draw_matrix
 
@@ -98,6 +99,6 @@ def _title(results: dict) -> str:
     return f"{results['method']}, target {results['target']}, {results['shots']}-shot"
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=130)
     plt.close(figure)

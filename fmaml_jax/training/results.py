@@ -80,7 +80,9 @@ def table(results: dict[str, Any]) -> str:
     )
     if results["target"] == NO_TARGET:
         return f"{run_name}: trained on all languages, tested on none"
-    rows = [("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")]
+    rows: list[tuple[str, ...]] = [
+        ("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")
+    ]
     for mode in BATCH_NORM_MODES:
         shown = [(run_name, results[mode])]
         if len(results[mode]["by_inner_step"]["accuracy"]) > 1:

@@ -27,7 +27,7 @@ from fmaml_jax.data.episodes import Episodes, TaskShape, sample_seeds, validatio
 from fmaml_jax.data.scale import Scale
 from fmaml_jax.data.split import Split
 from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params, meta_gradient
+from fmaml_jax.maml import AnyArray, Params, meta_gradient
 from fmaml_jax.training.checkpoints import refuse_damage
 from fmaml_jax.training.devices import (
     Layout,
@@ -72,8 +72,8 @@ class Selected(NamedTuple):
     """Each seed's trained state chosen on held-out source speakers; NaN where there are none."""
 
     params: Params
-    val_accuracy: Float[Array, " seeds"]
-    step: Int[Array, " seeds"]
+    val_accuracy: Float[AnyArray, " seeds"]
+    step: Int[AnyArray, " seeds"]
 
 
 class Checkpoint(NamedTuple):
@@ -108,12 +108,14 @@ def make_update(
 
     Seeds are trained side by side: the gradient of the sum of their losses is each one's own.
     """
+    task_losses = learner.loss
+    assert task_losses is not None
 
     def share_gradient(
         params: Params, features: Float[Array, "clips time coeffs"], episodes: Episodes
     ) -> tuple[Scalar, tuple[Array, Array], Params]:
         def task_loss(params: Params, episode: Episodes) -> tuple[Scalar, tuple[Array, Array]]:
-            losses, accuracies = jax.vmap(learner.loss)(params, gather(features, episode))
+            losses, accuracies = jax.vmap(task_losses)(params, gather(features, episode))
             return losses.sum(), (losses, accuracies)
 
         chunk = largest_divisor(len(episodes.query), layout.chunk)
@@ -181,7 +183,7 @@ def train(
             now = np.asarray(val_accuracies, np.float32)
             better = now > selected.val_accuracy
 
-        def choose(new: Array, old: Array) -> Array:
+        def choose(new: AnyArray, old: Array) -> Array:
             return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
         steps = np.full_like(selected.step, meta_step)

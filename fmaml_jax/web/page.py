@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
-from gradio.components import Component
+from gradio.themes import Default
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.pictures import GREEN, VERMILION
@@ -22,7 +22,7 @@ from fmaml_jax.web.session import LONGEST_RECORDING, NEW, Session
 AT_ONCE = 4
 """Users whose clips or recordings are worked on at the same time."""
 PROGRESS = gr.Progress()
-THEME = gr.themes.Default(
+THEME = Default(
     primary_hue="blue",
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
@@ -46,8 +46,8 @@ td, .note {{overflow-wrap: break-word}}
 #recognised .pending {{visibility: hidden}}
 """
 
-Parts = dict[str, Component]
-"""What can change, by name."""
+Parts = dict[str, Any]
+"""What can change, by name: components, to which Gradio adds their events when it is loaded."""
 Changes = dict[str, Any]
 """The new content of parts, or `gr.update`, by the parts' names."""
 
@@ -318,7 +318,7 @@ ENROLLED = ["enrolled", *RESULT]
 
 def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str) -> None:
     """Has the actions done when something happens to the parts."""
-    sessions: dict[str, Session] = {}
+    sessions: dict[str | None, Session] = {}
 
     def when(
         event: Callable,

@@ -3,8 +3,9 @@
 import base64
 import html
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -121,13 +122,14 @@ def _headline(prediction: Prediction) -> str:
         best = prediction.classes[int(np.argmax(segment.probabilities))]
         unsure = f"{UNSURE}: most probably " if segment.label == UNSURE else ""
         return f"{unsure}{best}, with a probability of {segment.confidence:.0%}"
-    labels = Counter()
+    labels: dict[str, float] = defaultdict(float)
     for segment in prediction.segments:
         labels[segment.label] += segment.end - segment.start
     if not labels:
         return "No speech was found in this recording"
     return "Heard " + ", ".join(
-        f"{label} for {seconds:.0f} s" for label, seconds in labels.most_common()
+        f"{label} for {seconds:.0f} s"
+        for label, seconds in sorted(labels.items(), key=itemgetter(1), reverse=True)
     )
 
 

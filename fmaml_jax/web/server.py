@@ -6,7 +6,6 @@ import re
 import secrets
 import tempfile
 import weakref
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition.checkpoint import Start
@@ -71,11 +71,11 @@ class _Guard:
     Browsers are told to load nothing from elsewhere, and to say nowhere where they were.
     """
 
-    def __init__(self, app: Callable):
+    def __init__(self, app: ASGIApp):
         self._app = app
 
-    async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
-        async def send_with_headers(message: dict) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["Content-Security-Policy"] = POLICY
