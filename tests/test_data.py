@@ -7,18 +7,10 @@ import numpy as np
 import pytest
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.data import split as split_module
+from fmaml_jax.data import scale as split_module
 from fmaml_jax.data.dataset import Shard, load, save
-from fmaml_jax.data.split import (
-    Clips,
-    Split,
-    load_clips,
-    require_clips,
-    scaled,
-    split_clips,
-    standard_scale,
-    whitening_scale,
-)
+from fmaml_jax.data.scale import scaled, standard_scale, whitening_scale
+from fmaml_jax.data.split import Clips, Split, load_clips, require_clips, split_clips
 from tests.corpus import EMOTIONS, FIXED, make_corpus, save_corpora
 
 
