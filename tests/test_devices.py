@@ -161,7 +161,7 @@ def test_the_update_exchanges_nothing_but_sums():
 
 def test_predictions_do_not_depend_on_the_devices():
     features = jnp.asarray(draw_features(), jnp.float32)
-    pools = {"aa": np.arange(CLIPS).reshape(WAYS + FIXED, -1)}
+    pools = {"aa": (*np.arange(CLIPS).reshape(WAYS + FIXED, -1),)}
     ours = learner()
     params = one_seed(ours.init(jax.random.key(0)))
     predictions = []

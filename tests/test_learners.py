@@ -565,14 +565,14 @@ def members():
     """Features of 4 support clips of classes 0, 0, 1, 2 and of 2 queries."""
     rng = np.random.default_rng(3)
     labels = np.array([0, 0, 1, 2])
-    return rng.normal(size=(4, 5)), labels, rng.normal(size=(2, 5))
+    return jnp.asarray(rng.normal(size=(4, 5))), labels, jnp.asarray(rng.normal(size=(2, 5)))
 
 
 def test_protonet_measures_distances_to_class_means():
     support, labels, query = members()
     means = [support[:2].mean(axis=0), support[2], support[3]]
     expected = [[-np.sum((q - m) ** 2) for m in means] for q in query]
-    ours = protonet.compare(support, np.eye(3)[labels], query)
+    ours = protonet.compare(support, jnp.eye(3)[labels], query)
     np.testing.assert_allclose(ours, expected, rtol=1e-4)
 
 
@@ -583,7 +583,7 @@ def test_matching_attends_by_cosine():
         cosine = [q @ s / np.linalg.norm(q) / np.linalg.norm(s) for s in support]
         attention = np.exp(cosine) / np.exp(cosine).sum()
         expected.append([attention[labels == c].sum() for c in range(3)])
-    ours = matching.compare(support, np.eye(3)[labels], query)
+    ours = matching.compare(support, jnp.eye(3)[labels], query)
     np.testing.assert_allclose(np.exp(ours), expected, rtol=1e-4)
 
 
@@ -602,7 +602,9 @@ def test_relation_scores_pairs_of_mean_and_query(full_task):
         return np.maximum(together + weights["bias"], 0) @ weights["output"]
 
     expected = [[score(q, m) for m in means] for q in query]
-    np.testing.assert_allclose(relation.relate(weights, means, query), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        relation.relate(weights, jnp.asarray(means), jnp.asarray(query)), expected, rtol=1e-4
+    )
 
     ours = learner(method="relation")
     params = ours.init(jax.random.key(0))

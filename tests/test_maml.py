@@ -12,19 +12,21 @@ from fmaml_jax.maml import Task, adapt, cross_entropy, meta_gradient, twice_diff
 
 
 def test_cross_entropy_is_the_mean_negative_log_probability():
-    logits = np.array([[0.0, np.log(3.0)], [np.log(4.0), 0.0]])
+    logits = jnp.array([[0.0, np.log(3.0)], [np.log(4.0), 0.0]])
     # Softmax: (1/4, 3/4) and (4/5, 1/5).
     expected = -(np.log(3 / 4) + np.log(1 / 5)) / 2
-    np.testing.assert_allclose(cross_entropy(logits, np.array([1, 1])), expected, rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([1, 1])), expected, rtol=1e-6)
 
 
 def test_weights_are_numbers_of_clips():
     """Of weights 2, 1 and 0 the mean is that of the first clip, twice, and the second."""
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(3, 4)), np.array([1, 0, 2])
+    logits, labels = jnp.asarray(rng.normal(size=(3, 4))), jnp.array([1, 0, 2])
     weighted = cross_entropy(logits, labels, jnp.array([2.0, 1.0, 0.0]))
     np.testing.assert_allclose(
-        weighted, cross_entropy(logits[[0, 0, 1]], labels[[0, 0, 1]]), rtol=1e-6
+        weighted,
+        cross_entropy(logits[jnp.array([0, 0, 1])], labels[jnp.array([0, 0, 1])]),
+        rtol=1e-6,
     )
 
 
@@ -85,9 +87,9 @@ def small_tasks(tasks, dtype):
     rng = np.random.default_rng(0)
     return Task(
         rng.normal(size=(tasks, 4, 40, 6)).astype(dtype),
-        np.tile([0, 0, 1, 1], (tasks, 1)),
+        jnp.tile(jnp.array([0, 0, 1, 1]), (tasks, 1)),
         rng.normal(size=(tasks, 6, 40, 6)).astype(dtype),
-        np.tile([0, 0, 1, 1, 2, 2], (tasks, 1)),
+        jnp.tile(jnp.array([0, 0, 1, 1, 2, 2]), (tasks, 1)),
     )
 
 

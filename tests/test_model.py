@@ -120,7 +120,7 @@ def test_lstm_reads_the_second_block_s_map_over_time():
     model = make_model(classes=3, coefficients=8, filters=2, units=2, network="cnn_lstm")
     rng = np.random.default_rng(1)
     params = jax.tree.map(
-        lambda leaf: np.asarray(leaf + rng.normal(0, 0.3, leaf.shape), np.float32),
+        lambda leaf: jnp.asarray(leaf + rng.normal(0, 0.3, leaf.shape), jnp.float32),
         model.init(jax.random.key(0)),
     )
     clips = rng.normal(size=(4, 40, 8)).astype(np.float32)
@@ -130,7 +130,7 @@ def test_lstm_reads_the_second_block_s_map_over_time():
         ("_Convolution_0", "BatchNorm_0"),
         ("_Convolution_1", "BatchNorm_1"),
     ):
-        maps = np.asarray(reference_conv(maps, params[convolution]["kernel"]))
+        maps = np.asarray(reference_conv(jnp.asarray(maps), params[convolution]["kernel"]))
         maps = np.maximum(maps + params[convolution]["bias"], 0)
         maps = (maps - maps.mean(axis=(0, 1, 2))) / np.sqrt(maps.var(axis=(0, 1, 2)) + 1e-5)
         maps = maps * params[norm]["scale"] + params[norm]["bias"]
@@ -150,9 +150,13 @@ def test_lstm_reads_the_second_block_s_map_over_time():
         }
         memory = sigmoid(gate["f"]) * memory + sigmoid(gate["i"]) * np.tanh(gate["g"])
         output = sigmoid(gate["o"]) * np.tanh(memory)
-    np.testing.assert_allclose(model.features(params, clips, None), output, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        model.features(params, jnp.asarray(clips), None), output, rtol=1e-3, atol=1e-5
+    )
     logits = output @ params[HEAD]["kernel"] + params[HEAD]["bias"]
-    np.testing.assert_allclose(model.apply(params, clips, None), logits, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(
+        model.apply(params, jnp.asarray(clips), None), logits, rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if type(row) is Network])
@@ -177,7 +181,9 @@ def test_every_method_takes_the_other_networks(method, other):
 
 
 def vectors(clips, coefficients=6, seed=2):
-    return np.random.default_rng(seed).normal(size=(clips, 1, coefficients)).astype(np.float32)
+    return jnp.asarray(
+        np.random.default_rng(seed).normal(size=(clips, 1, coefficients)), jnp.float32
+    )
 
 
 def gaussian_kernel(left, right):

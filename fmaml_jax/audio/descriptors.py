@@ -272,8 +272,9 @@ def _statistics(tracks: Tracks, config: DescriptorConfig) -> list[Float[np.ndarr
     ]
 
 
-def _moments(track: Float[np.ndarray, "frames ..."]) -> list[Float[np.ndarray, " ..."]]:
-    return [track.mean(axis=0), track.std(axis=0), *np.percentile(track, PERCENTILES, axis=0)]
+def _moments(track: Float[np.ndarray, "frames ..."]) -> Float[np.ndarray, "moments ..."]:
+    percentiles = np.percentile(track, PERCENTILES, axis=0)
+    return np.stack([track.mean(axis=0), track.std(axis=0), *percentiles])
 
 
 def _movement(
@@ -296,7 +297,7 @@ def _melody(pitch: Float[np.ndarray, " voiced"]) -> Float[np.ndarray, " statisti
     )
     return np.concatenate(
         [
-            np.stack(_moments(pitch)),
+            _moments(pitch),
             [pitch.max(), pitch.min()],
             course,
             _movement(pitch, octave_step),
@@ -381,7 +382,7 @@ def _or_else(
     return mask if mask.sum() >= least else other
 
 
-def _or_zeros(values: Float[np.ndarray, " some"]) -> Float[np.ndarray, " some"]:
+def _or_zeros(values: Float[np.ndarray, " some"]) -> Float[np.ndarray, " _"]:
     return values if len(values) else np.zeros(1)
 
 

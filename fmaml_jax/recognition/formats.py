@@ -13,8 +13,9 @@ or Praat file is of one recording.
 import csv
 import json
 from collections.abc import Callable, Iterable
+from io import TextIOBase
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fmaml_jax.common.text import one_line
 
@@ -25,7 +26,7 @@ SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("prediction.schema.json")
 
 Predictions = Iterable["Prediction"]
-Write = Callable[[Predictions, IO[str]], None]
+Write = Callable[[Predictions, TextIOBase], None]
 
 
 class Format(NamedTuple):
@@ -44,7 +45,7 @@ def _probability(value: float) -> float:
     return round(value, 4)
 
 
-def _write_csv(predictions: Predictions, file: IO[str]) -> None:
+def _write_csv(predictions: Predictions, file: TextIOBase) -> None:
     rows = csv.writer(file, lineterminator="\r\n")
     for number, prediction in enumerate(predictions):
         if number == 0:
@@ -64,7 +65,7 @@ def _write_csv(predictions: Predictions, file: IO[str]) -> None:
         file.flush()
 
 
-def _write_json(predictions: Predictions, file: IO[str]) -> None:
+def _write_json(predictions: Predictions, file: TextIOBase) -> None:
     document = {
         "schema_version": SCHEMA_VERSION,
         "predictions": [_object(prediction) for prediction in predictions],
@@ -93,13 +94,13 @@ def _object(prediction: "Prediction") -> dict[str, Any]:
     }
 
 
-def _write_audacity(predictions: Predictions, file: IO[str]) -> None:
+def _write_audacity(predictions: Predictions, file: TextIOBase) -> None:
     for prediction in predictions:
         for start, end, label, *_ in prediction.segments:
             file.write(f"{start:.3f}\t{end:.3f}\t{one_line(label)}\n")
 
 
-def _write_textgrid(predictions: Predictions, file: IO[str]) -> None:
+def _write_textgrid(predictions: Predictions, file: TextIOBase) -> None:
     from praatio.utilities.textgrid_io import getTextgridAsStr  # --help does not wait for it
 
     for prediction in predictions:
@@ -116,7 +117,7 @@ def _write_textgrid(predictions: Predictions, file: IO[str]) -> None:
         file.write(getTextgridAsStr(grid, "long_textgrid", includeBlankSpaces=True))
 
 
-def _write_rttm(predictions: Predictions, file: IO[str]) -> None:
+def _write_rttm(predictions: Predictions, file: TextIOBase) -> None:
     for prediction in predictions:
         recording = _word(Path(prediction.file).stem)
         for start, end, label, confidence, _ in prediction.segments:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tqdm import tqdm
 
@@ -192,7 +192,7 @@ def write_all(found: Iterator[tuple[Recording, "Prediction"]], written: Format, 
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[IO[str]]:
+def _writing(path: Path) -> Iterator[io.TextIOBase]:
     """A text file that is there whole or not at all.
 
     Raises:
@@ -201,6 +201,7 @@ def _writing(path: Path) -> Iterator[IO[str]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
+            assert isinstance(file, io.TextIOBase)
             yield file
     except OSError as error:
         raise UserError(
@@ -210,7 +211,7 @@ def _writing(path: Path) -> Iterator[IO[str]]:
 
 
 @contextlib.contextmanager
-def _standard_output() -> Iterator[IO[str]]:
+def _standard_output() -> Iterator[io.TextIOBase]:
     """Standard output in UTF-8; a reader that has had enough, such as `head`, is no error."""
     assert isinstance(sys.stdout, io.TextIOWrapper)
     sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")

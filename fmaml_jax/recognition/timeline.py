@@ -47,7 +47,7 @@ AHEAD = 16
 REPORT_CHUNKS = 1000
 """Half a minute between two reports."""
 
-Samples = Float32[np.ndarray, " samples"]
+Samples = Float32[np.ndarray, " _"]
 Features = Float32[np.ndarray, "windows frames coeffs"]
 Describe = Callable[[Sequence[Samples]], Features]
 Classify = Callable[[Features], Float[np.ndarray, "windows classes"]]
