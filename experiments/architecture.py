@@ -90,7 +90,7 @@ BOXES = (
         "data_prep",
         "offline, once a corpus: audio files to one .npz of features",
         ("data_prep",),
-        *(696, 40, 194, 94),
+        *(696, 40, 194, 112),
         OFFLINE,
     ),
     _module("recognition", "a start, adapted to one's own clips", 416, 134, 224, 120),

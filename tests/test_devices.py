@@ -19,6 +19,8 @@ from fmaml_jax.training.devices import host_share, largest_divisor, make_layout,
 from fmaml_jax.training.evaluate import gather, make_predict, predict_episodes
 from fmaml_jax.training.train import State, make_update
 
+pytestmark = pytest.mark.slow
+
 WAYS, FIXED, SHOTS, QUERY, CLIPS, TASKS = 3, 2, 2, 2, 60, 8
 RATE, STEPS = 0.1, 2
 NETWORK = {"classes": WAYS + FIXED, "coefficients": 12, "filters": 3}
@@ -81,7 +83,7 @@ def reference_gradient(params, features, episodes, first_order):
     [
         (True, np.float64, 1e-10),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
+            pytest.param(*case)
             for case in (
                 (False, np.float64, 1e-10),
                 (False, np.float32, 1e-5),
@@ -110,7 +112,6 @@ def test_gradient_equals_the_reference_on_one_device_and_eight(first_order, prec
             assert difference < tolerance * optax.tree.norm(expected)
 
 
-@pytest.mark.slow
 def test_any_number_of_devices_comes_to_the_same_parameters():
     features = jnp.asarray(draw_features(), jnp.float32)
     ours, optimizer = learner(first_order=True), optax.adam(1e-3)

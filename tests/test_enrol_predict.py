@@ -24,6 +24,8 @@ from fmaml_jax.recognition.formats import SCHEMA
 from fmaml_jax.recognition.recordings import HELP_SECONDS, Recording, helpers
 from tests.test_prepare import ROOT, SHARED, needs_shared
 
+pytestmark = pytest.mark.slow
+
 AWKWARD = "a \"b\" 'c'\nżółć.wav"
 
 

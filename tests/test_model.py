@@ -115,6 +115,7 @@ def test_reference_convolution_gives_the_same_network(small, network):
     )
 
 
+@pytest.mark.slow
 def test_lstm_reads_the_second_block_s_map_over_time():
     """Against two blocks of the library's convolution and an LSTM, both in NumPy."""
     model = make_model(classes=3, coefficients=8, filters=2, units=2, network="cnn_lstm")

@@ -437,7 +437,7 @@ def test_full_disk_leaves_nothing(tmp_path):
         (["--corpus=emodb", "--audio_dir=nowhere", "--out=x.npz"], "nowhere is no folder"),
         (["--corpus=emodb", "--audio_dir=.", "--out=x.csv"], "write --out=FILE.npz"),
         (["--corpora=emodb"], "Unknown command line flag 'corpora'"),
-        (["--corpus=emodb", "--features=mel"], "authors_code"),
+        (["--corpus=emodb", "--audio_dir=x", "--out=x.npz", "--features=mel"], "authors_code"),
     ],
 )
 def test_bad_command_lines_are_one_line(tmp_path, arguments, sentence):
@@ -459,6 +459,7 @@ def test_unwritable_outputs(tmp_path):
         check_out(tmp_path / "folder.npz")
 
 
+@pytest.mark.slow
 @needs_shared
 def test_real_corpus_matches_its_readme():
     dataset, skipped, _ = prepare("emodb", SHARED / "corpora" / "emodb", PAPER)
@@ -558,6 +559,7 @@ def test_strict_shards(copies, tmp_path):
     assert len(before) == 11
 
 
+@pytest.mark.slow
 def test_array_jobs_make_the_same_shards(copies, tmp_path):
     together = make_shards(copies, tmp_path / "x.npz", 2)
     flags = ("--corpus=folders", f"--audio_dir={copies}", "--language=en", "--shards=2")

@@ -871,6 +871,7 @@ def command(*arguments, cwd=ROOT):
     )
 
 
+@pytest.mark.slow
 def test_command_takes_flags_anywhere_and_replaces_an_earlier_report(tmp_path):
     make_run(tmp_path / "run", seed=4)
     done = command(tmp_path / "run", f"--save={tmp_path / 'run.jsonl'}")
@@ -892,6 +893,7 @@ def test_help_loads_no_library():
     assert subprocess.check_output([sys.executable, "-c", check], cwd=ROOT) == b"set()\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [("nowhere", "--out=x"), ("--out=x",), (".",), (".", "--out=x", "--save=x.jsonl")]
 )

@@ -166,6 +166,7 @@ def test_every_method_learns_separable_corpora(method, config, monkeypatch):
     assert results["transductive"]["emotion_accuracy"]["mean"] > least
 
 
+@pytest.mark.slow
 def test_a_method_that_cannot_know_the_fixed_classes_says_so(config, capsys):
     changes = {"method": "supervised", "support": "emotions", "meta_steps": 40}
     [results] = run(without_unread(replace(config, **changes)))
@@ -241,6 +242,7 @@ def test_what_depends_on_the_meta_step_continues_too(config, tmp_path, monkeypat
     assert outputs(config.run_dir) == outputs(whole.run_dir)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
     config, uninterrupted, tmp_path, monkeypatch
 ):
@@ -291,6 +293,7 @@ def test_kill_9_loses_only_the_steps_since_the_last_checkpoint(config, uninterru
     assert outputs(folder) == reference(config, uninterrupted, tmp_path)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_run(config, uninterrupted, tmp_path):
     other = replace(config, seed=4, run_dir=str(tmp_path / "other"))
     run(other)
@@ -342,6 +345,7 @@ def test_folder_with_other_files_is_refused(config):
         run(replace(config, run_dir=str(folder / "thesis.txt" / "below")))
 
 
+@pytest.mark.slow
 def test_folder_in_use_is_refused(config):
     folder = Path(config.run_dir)
     folder.mkdir()
@@ -361,6 +365,7 @@ def test_damaged_record_is_refused(config, content):
         run(config)
 
 
+@pytest.mark.slow
 def test_a_problem_without_fixed_classes_runs(config):
     [results] = run(replace(config, fixed=(), meta_steps=8))
     assert (results["ways"], results["fixed"]) == (3, 0)

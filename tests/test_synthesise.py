@@ -231,6 +231,7 @@ def test_sentences_are_parallel():
         assert len(set(sentences)) == len(sentences) >= 12
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_whatever_the_processes(tmp_path):
     one = synthetic.synthesise("emofilm", tmp_path / "one", ["it"], 2, 7, processes=1)
     two = synthetic.synthesise("emofilm", tmp_path / "two", ["it"], 2, 7, processes=2)

@@ -373,6 +373,7 @@ def test_stretches_are_described_elsewhere_in_their_order_and_not_too_far_ahead(
     assert number == 3 * AHEAD - 1
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(tmp_path, recording):
     _, samples, _ = recording
     peaks = []
