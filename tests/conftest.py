@@ -19,7 +19,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 import pytest
 from beartype import BeartypeConf, beartype
 
-# What checks the annotations of the packages (pyproject.toml names it); a float may be an int.
+# Checks annotations where `pytest --jaxtyping-packages` names it; a float may be an int.
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 

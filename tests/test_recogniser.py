@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
@@ -69,7 +70,8 @@ def test_with_k_clips_of_each_emotion_it_is_fmaml(start, clips, others):
     learner = fmaml.make(config, model)
     support = scaled(np.stack([clip.features for clip in clips]), start.scale)
     labels = np.array([config.emotions.index(clip.label) for clip in clips])
-    task = Task(support, labels, scaled(others, start.scale), np.zeros(len(others), int))
+    arrays = (support, labels, scaled(others, start.scale), np.zeros(len(others), int))
+    task = Task(*map(jnp.asarray, arrays))
     state = jax.tree.map(lambda leaf: leaf[-1], learner.adapt(start.params, task))
     expected = learner.logits(state, task, "inductive")
 

@@ -263,7 +263,7 @@ def _adapted(
 def _logits(
     vectors: Float[Array, "clips 1 coeffs"],
     context: Float[Array, "waves classes"],
-    centre: Float[Array, " coeffs"],
+    centre: Float[Array, " features"],
     head: Float[Array, "known columns"],
     origin: Int[Array, " classes"],
     emotions: int,
@@ -274,7 +274,7 @@ def _logits(
 
 
 def _model(
-    centre: Float[Array, " coeffs"],
+    centre: Float[Array, " features"],
     head: Float[Array, "known columns"],
     origin: Int[Array, " classes"],
     emotions: int,
