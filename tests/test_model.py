@@ -161,7 +161,7 @@ def test_lstm_reads_the_second_block_s_map_over_time():
 
 
 @pytest.mark.parametrize("method", [name for name, row in METHODS.items() if type(row) is Network])
-@pytest.mark.parametrize("other", ["cnn_lstm", "fourier"])
+@pytest.mark.parametrize("other", [pytest.param("cnn_lstm", marks=pytest.mark.slow), "fourier"])
 def test_every_method_takes_the_other_networks(method, other):
     config = Config(emotions=("a", "b"), fixed=(), inner_steps=2, test_inner_steps=2, meta_steps=2)
     learner = METHODS[method].make(
