@@ -149,6 +149,7 @@ def test_inductive_predictions_ignore_other_queries_and_all_query_labels(task):
 # ---- settings of the inner and the outer loss
 
 
+@pytest.mark.slow
 def test_start_weight_mixes_the_query_losses_before_and_after_adaptation(task):
     def parts(params):
         return tuple(
@@ -466,6 +467,7 @@ def test_mamlpp_weights_move_to_the_last_step():
     np.testing.assert_allclose(mamlpp.loss_weights(HALF_ANNEALED, 1), [1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("meta_step", "weights"),
     [(0, (0.5, 0.5)), (10 * HALF_ANNEALED, (0.25, 0.75)), (10, (0.015, 0.985))],

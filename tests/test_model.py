@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import enable_x64
 
-from fmaml_jax.config import BATCH_NORM_MODES, WIDTHS, Config
+from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.convolution import patches_conv, reference_conv
 from fmaml_jax.learners import METHODS, Network
 from fmaml_jax.maml import Task, adapt, cross_entropy, meta_gradient
@@ -52,7 +52,10 @@ def test_size_is_the_published_one():
     assert params["Dense_0"]["kernel"].shape == (576, 7)
 
 
-@pytest.fixture(scope="module", params=WIDTHS)
+@pytest.fixture(
+    scope="module",
+    params=["cnn", pytest.param("cnn_lstm", marks=pytest.mark.slow), "fourier"],
+)
 def network(request):
     return request.param
 

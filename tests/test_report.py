@@ -478,6 +478,7 @@ def test_a_file_has_all_of_its_runs(tmp_path):
     assert of_odd["uar"] == {"of": 350, "right": [7, 8, 9, 349]}
 
 
+@pytest.mark.slow
 def test_a_report_of_files_is_that_of_their_folders(made, tmp_path):
     runs = made.parent / "runs"
     for target in ("it", "de"):

@@ -216,7 +216,10 @@ def stop_at(step_to_stop, number):
     return stopping_sample
 
 
-@pytest.mark.parametrize(("number", "step"), [(signal.SIGTERM, 11), (signal.SIGINT, 24)])
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [pytest.param(signal.SIGTERM, 11, marks=pytest.mark.slow), (signal.SIGINT, 24)],
+)
 def test_stop_signal_saves_and_the_same_command_continues(
     number, step, config, uninterrupted, tmp_path, monkeypatch
 ):

@@ -94,6 +94,7 @@ def test_only_one_module_loads_the_gpl_library():
 # What emotions and speakers sound like
 
 
+@pytest.mark.slow
 def test_emotions_differ_in_pitch_length_loudness_and_tilt():
     """For each speaker, in the mean of the clips of the same sentences."""
     clips = synthetic.plan("emofilm", ["es"], 12)
