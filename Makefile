@@ -67,9 +67,10 @@ data/descriptors/%.npz: | venv
 test: venv
 	.venv/bin/pytest -m "not slow"
 
-# With the runs of several processes and devices, a worker on each of two cores.
+# With the slow ones, a worker on each of two cores; in the order of names, since the longest files are
+# not those with most tests.
 test_all: venv
-	.venv/bin/pytest -n 2 --dist loadfile
+	.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The web page's libraries are there for the types that they declare.
 lint: venv web
