@@ -13,6 +13,8 @@ from fmaml_jax.audio.features import extract, restore_config
 from fmaml_jax.data.dataset import load
 from tests.test_prepare import SHARED, command, needs_shared, noise
 
+pytestmark = pytest.mark.slow
+
 CORPORA = SHARED / "corpora"
 CONFIG = DescriptorConfig()
 LENGTH = 649
@@ -195,7 +197,6 @@ def spread(corpus, label, every):
     return [CORPORA / corpus / clip.file for clip in clips if clip.label == label][::every]
 
 
-@pytest.mark.slow
 @needs_shared
 def test_prepared_speech_is_described_as_files_are(tmp_path):
     files = [*spread("emodb", "anger", 6), *spread("emodb", "sadness", 3)]
@@ -226,7 +227,6 @@ def test_prepared_speech_is_described_as_files_are(tmp_path):
     assert anger[VOICED_ALPHA_RATIO] < sadness[VOICED_ALPHA_RATIO] - 1
 
 
-@pytest.mark.slow
 @needs_shared
 def test_anger_is_louder_than_sadness():
     anger, sadness = (

@@ -15,6 +15,8 @@ from fmaml_jax.data.guard import SHARED_SHOTS, count_groups, divide
 from fmaml_jax.data.split import Clips, leak_groups, load_clips, split_clips
 from tests.corpus import EMOTIONS, FIXED, save_corpora
 
+pytestmark = pytest.mark.slow
+
 LABEL_LIST = (
     Path(__file__).resolve().parents[2] / "shared" / "emofilm_labels" / "EmoFilm_labels_v2.csv"
 )

@@ -9,7 +9,11 @@ import types
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
+import pytest
+
 from fmaml_jax.common.processes import process_pool
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,6 +21,8 @@ from fmaml_jax.synthesis.sentences import SENTENCES
 from fmaml_jax.synthesis.speech import EMOFILM_CODES, USUAL, VOICES, Clip, render, voice_quality
 from tests.commands import run_module
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 EMOTIONS = tuple(EMOFILM_CODES)
 
@@ -94,7 +96,6 @@ def test_only_one_module_loads_the_gpl_library():
 # What emotions and speakers sound like
 
 
-@pytest.mark.slow
 def test_emotions_differ_in_pitch_length_loudness_and_tilt():
     """For each speaker, in the mean of the clips of the same sentences."""
     clips = synthetic.plan("emofilm", ["es"], 12)
@@ -232,7 +233,6 @@ def test_sentences_are_parallel():
         assert len(set(sentences)) == len(sentences) >= 12
 
 
-@pytest.mark.slow
 def test_same_seed_same_bytes_whatever_the_processes(tmp_path):
     one = synthetic.synthesise("emofilm", tmp_path / "one", ["it"], 2, 7, processes=1)
     two = synthetic.synthesise("emofilm", tmp_path / "two", ["it"], 2, 7, processes=2)
