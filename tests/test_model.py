@@ -63,6 +63,11 @@ def network(request):
 @pytest.fixture(scope="module")
 def small(network):
     model = make_model(classes=3, coefficients=8, filters=4, units=4, network=network)
+    model = model._replace(  # one compilation a shape instead of one an operation
+        init=jax.jit(model.init),
+        apply=jax.jit(model.apply),
+        statistics=jax.jit(model.statistics),
+    )
     rng = np.random.default_rng(0)
     params = model.init(jax.random.key(0))
     if network == "fourier":  # which starts at zero
