@@ -39,7 +39,7 @@ class Recording(NamedTuple):
 def extract_file(path: Path, config: FeatureConfig) -> Recording | str:
     """Features of one file, or the reason why it is no usable clip."""
     try:
-        samples = read_clip(path)
+        samples = read_clip(path).samples
     except AudioError as error:
         return str(error)
     return Recording(extract(samples, config), len(samples) / config.sample_rate)

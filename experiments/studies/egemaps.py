@@ -49,7 +49,7 @@ def functionals(paths: list[Path]) -> Float32[np.ndarray, "clips 1 coeffs"]:
     with progress("openSMILE", len(paths), " clips") as bar:
         for path in paths:
             try:
-                samples = read_clip(path)
+                samples = read_clip(path).samples
             except AudioError as error:
                 raise UserError(f"{path} is no usable clip: {error}; mend or remove it") from error
             vectors.append(smile.process_signal(samples, SAMPLE_RATE).to_numpy(np.float32))

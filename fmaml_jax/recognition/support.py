@@ -134,11 +134,11 @@ def read_clip_as(
             )
         if seconds <= 0:
             raise AudioError(f"only {header.seconds:g} s long, which ends before {begin:g} s")
-        samples = read_clip(path, begin, end)
+        sound = read_clip(path, begin, end)
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
-    features = extract(samples, start.feature_config)
-    findings = _findings(samples, header.sample_rate, features, start)
+    features = extract(sound.samples, start.feature_config)
+    findings = [*sound.findings, *_findings(sound.samples, header.sample_rate, features, start)]
     if end is not None and end > header.seconds + ROUNDED:
         findings.append("cut off, since the file ends earlier than the CSV says")
     return LabelledClip(
@@ -146,7 +146,7 @@ def read_clip_as(
         label,
         speaker,
         features,
-        hashlib.sha256(samples.tobytes()).hexdigest(),
+        hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
     )
 
