@@ -30,7 +30,7 @@ from fmaml_jax.data.shards import Skipped
 
 # EmoFilm's list has "????", "unknown male" and "unknown female" for speakers it does not know.
 _UNKNOWN = re.compile(r"\?*$|unknown\b", re.IGNORECASE)
-_LOSSY = {".mp2", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".wma", ".amr", ".mp4", ".webm"}
+_LOSSY = re.compile(r"\.(mp[234]|og[ga]|opus|m4a|aac|wma|amr|3gp|webm)", re.IGNORECASE)
 ROUNDED = 0.1
 """Seconds by which parts of one file may overlap: times in tables are rounded."""
 
@@ -338,7 +338,7 @@ def _quality(audio_dir: Path, file: str) -> tuple[bool, int, str]:
     """
     path = audio_dir / file
     size = os.path.getsize(path) if os.path.exists(path) else 0
-    return path.suffix.lower() not in _LOSSY, size, path.name
+    return not _LOSSY.fullmatch(path.suffix), size, path.name
 
 
 def stem(file: str) -> str:
