@@ -5,7 +5,9 @@ import pytest
 import soundfile
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.recognition.naming import name_classes
 from fmaml_jax.recognition.support import look_over, read_clip_as, read_support
+from fmaml_jax.web.session import Session, add_clips
 from tests.test_prepare import noise
 
 
@@ -150,6 +152,23 @@ def test_names_that_look_the_same_are_one(start, trained):
     kept, warnings = look_over(clips, ("silence",))
     assert {(clip.label, clip.speaker) for clip in kept} == {("\u00dcber", "Ann")}
     assert any("all clips are of one speaker" in warning for warning in warnings)
+
+
+def test_names_in_flags_may_be_written_in_any_way(start):
+    naming = name_classes(start, {"\u017cal", "joy"}, {"Z\u0307AL": "Anger "}, ["SILENCE"])
+    assert naming.known_as["\u017cal"] == "anger"
+    assert naming.free == ("neutral",)
+
+
+def test_a_page_spells_names_as_it_has_them(start, trained, tmp_path):
+    session = Session()
+    for index, label in enumerate(("\u017bal", "z\u0307al ", "joy")):
+        path = tmp_path / f"{index}.wav"
+        path.write_bytes(trained[1].paths[index].read_bytes())
+        assert add_clips(session, start, [path], label, "anger", ("Ann", "ANN", "ann")[index])[0]
+    assert [clip.label for clip in session.clips] == ["\u017bal", "\u017bal", "joy"]
+    assert {clip.speaker for clip in session.clips} == {"Ann"}
+    assert session.same_as == {"\u017cal": "anger", "joy": "anger"}
 
 
 def test_warnings(start, trained):
