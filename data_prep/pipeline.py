@@ -190,9 +190,9 @@ def _list(corpus: str, audio_dir: Path, language: str | None, manifest: Path | N
         raise UserError(_nothing(corpus, audio_dir, listing))
     if corpus not in CORPORA and (pairs := namesakes(listing.clips)):
         print(
-            f"warning: {len(pairs)} files are called as another one of their label, such as "
-            f"{' and '.join(pairs[0])}; where they are copies of one take leave one out, or "
-            "support and query share it"
+            f"files that are called as another of their label: {len(pairs)}, such as "
+            f"{' and '.join(pairs[0])}; of copies of one take leave all but one out, or support "
+            "and query share it"
         )
     return listing
 
