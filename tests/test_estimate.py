@@ -3,42 +3,84 @@
 import numpy as np
 import pytest
 from scipy.special import softmax
+from scipy.stats import binomtest
 
 from fmaml_jax.recognition.estimate import (
     MOST_FOLDS,
     Folds,
-    accuracy_interval,
-    estimate_accuracy,
+    doubts,
+    estimate_recall,
     fit_temperature,
     make_folds,
+    recall_interval,
+    stretches,
 )
+from fmaml_jax.recognition.support import LabelledClip
+
+
+def parts(*rows):
+    """Clips as (file, label, begin, end)."""
+    return [
+        LabelledClip("", label, "", np.zeros((1, 1), np.float32), "", (), file, (begin, end))
+        for file, label, begin, end in rows
+    ]
+
+
+def test_parts_without_a_pause_between_them_are_of_one_stretch_of_speech():
+    found = stretches(
+        parts(
+            ("b", "joy", 3.9, 5.0),
+            ("a", "joy", 0.0, 9.0),
+            ("b", "joy", 0.0, 3.0),
+            ("b", "joy", 0.5, 1.0),
+            ("b", "awe", 3.0, 3.9),
+            ("b", "joy", 6.0, 7.0),
+            ("", "joy", 0.0, 1.0),
+            ("", "joy", 0.0, 1.0),
+        )
+    )
+    assert found[0] == found[2] == found[3]
+    assert len(set(found.tolist())) == 6
+
+
+def test_a_stretch_is_left_out_whole():
+    labels, stretch = np.array([0, 0, 0, 1, 1, 1, 2, 2]), np.array([3, 3, 5, 6, 7, 7, 8, 8])
+    folds = make_folds(labels, [""] * 8, stretch, "abc")
+    assert folds.left_out == "stretch of speech"
+    np.testing.assert_array_equal(folds.of_clip, [0, 0, 1, 2, 3, 3, -1, -1])
+    # A clip whose speaker is unknown is of a voice of its own, but not apart from its stretch.
+    folds = make_folds(labels[:6], ["A", "", "", "A", "", ""], stretch[:6], "ab")
+    assert folds.left_out == "speaker"
+    assert folds.of_clip[4] == folds.of_clip[5]
+    assert len(set(folds.of_clip.tolist())) == 4
 
 
 def test_each_clip_is_left_out_but_the_only_one_of_a_class():
-    folds = make_folds(np.array([1, 0, 1, 2, 0]), [""] * 5, "abc")
+    folds = make_folds(np.array([1, 0, 1, 2, 0]), [""] * 5, np.arange(5), "abc")
     assert folds.left_out == "clip"
     assert folds.number == 4
     np.testing.assert_array_equal(folds.of_clip, [2, 0, 3, -1, 1])
-    assert make_folds(np.array([0, 1]), ["", ""], "ab").number == 0
+    assert make_folds(np.array([0, 1]), ["", ""], np.arange(2), "ab").number == 0
 
 
 def test_speakers_are_left_out_whole_where_each_class_has_several():
     labels, speakers = np.array([0, 1, 0, 1, 0, 1]), ["B", "B", "A", "A", "", ""]
-    folds = make_folds(labels, speakers, "ab")
+    folds = make_folds(labels, speakers, np.arange(6), "ab")
     assert folds.left_out == "speaker"
     # A clip whose speaker is unknown is of a voice of its own.
     np.testing.assert_array_equal(folds.of_clip[:4], [3, 3, 2, 2])
     assert set(folds.of_clip[4:]) == {0, 1}
-    alone = make_folds(labels, ["B", "B", "A", "B", "A", "B"], "ab")
+    alone = make_folds(labels, ["B", "B", "A", "B", "A", "B"], np.arange(6), "ab")
     assert alone.left_out == "clip"
     assert alone.warnings[0].startswith("one speaker alone has clips of b:")
-    assert not make_folds(labels, ["A"] * 6, "ab").warnings
+    assert not make_folds(labels, ["A"] * 6, np.arange(6), "ab").warnings
 
 
 @pytest.mark.parametrize("named", [False, True])
 def test_of_too_many_groups_are_left_out(named):
     labels = np.arange(3 * MOST_FOLDS) % 2
-    folds = make_folds(labels, [str(clip) if named else "" for clip in range(len(labels))], "ab")
+    speakers = [str(clip) if named else "" for clip in range(len(labels))]
+    folds = make_folds(labels, speakers, np.arange(len(labels)), "ab")
     assert folds.left_out == ("speaker" if named else "clip")
     np.testing.assert_array_equal(np.bincount(folds.of_clip), [3] * MOST_FOLDS)
 
@@ -47,16 +89,35 @@ def test_no_fold_has_all_clips_of_a_class():
     """Of 101 speakers the first and the last are left out together."""
     speakers = [f"{number:03}" for number in range(MOST_FOLDS + 1)]
     labels = np.array([1, *[0] * (MOST_FOLDS - 1), 1])
-    assert make_folds(labels, speakers, "ab").left_out == "clip"
+    assert make_folds(labels, speakers, np.arange(len(labels)), "ab").left_out == "clip"
 
 
 def test_clips_that_are_not_left_out_do_not_count():
     logits = np.array([[2.0, 1, 0], [0, 1, 2], [2, 1, 0], [0, 2, 1]])
     labels, folds = np.array([0, 0, 1, 1]), Folds("clip", np.array([0, 1, -1, 2]))
-    estimate = estimate_accuracy(logits, labels, folds)
+    estimate = estimate_recall(logits, labels, folds)
     np.testing.assert_array_equal(estimate.confusion, [[1, 0, 1], [0, 1, 0]])
-    assert estimate.accuracy == 2 / 3
+    assert estimate.uar == 3 / 4
     assert estimate.chance == 1 / 2
+
+
+def test_a_class_counts_as_much_as_another_and_one_that_is_not_left_out_is_named():
+    """Sixty clips of one class and two of another, of which none is recognised; one of a third."""
+    labels = np.array([0] * 60 + [1] * 2 + [2])
+    logits = np.zeros((63, 3))
+    logits[:, 0] = 1
+    folds = make_folds(labels, [""] * 63, np.arange(63), "abc")
+    estimate = estimate_recall(logits, labels, folds)
+    assert estimate.uar == estimate.chance == 1 / 2
+    not_estimated, no_better = doubts(estimate, "abc")
+    assert "'c' is not estimated, since its only clip cannot be left out" in not_estimated
+    assert "not clearly above chance" in no_better
+
+    folds = make_folds(labels[:60], [""] * 60, np.arange(60), "a")
+    alone = estimate_recall(logits[:60], labels[:60], folds)
+    assert alone.uar == alone.chance == 1
+    (of_one,) = doubts(alone, "a")
+    assert "of one class alone" in of_one
 
 
 def test_the_temperature_undoes_overconfidence():
@@ -75,15 +136,32 @@ def test_the_temperature_undoes_overconfidence():
     assert 1 < fit_temperature(9 * true, (labels + 1) % 4, few) < 9
 
 
+def test_the_interval_of_one_recall_is_wilsons_and_of_more_it_holds_what_it_is_of():
+    right = np.array([True] * 7 + [False] * 3)
+    low, high = recall_interval(right, np.zeros(10, int), None)
+    wilson = binomtest(7, 10).proportion_ci(method="wilson")
+    np.testing.assert_allclose((low, high), (wilson.low, wilson.high))
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1, 2], (40, 5, 10))
+    recalls = np.array([0.9, 0.3, 0.6])
+    held = [
+        low <= recalls.mean() <= high
+        for low, high in (
+            recall_interval(rng.random(55) < recalls[labels], labels, None) for _ in range(300)
+        )
+    ]
+    assert 0.92 < np.mean(held) < 0.99
+
+
 def test_the_interval_knows_that_clips_of_a_speaker_are_alike():
     rng = np.random.default_rng(1)
+    labels = np.arange(60) % 2
     held = {"known": 0, "unknown": 0}
     for _ in range(300):
         skill = np.clip(rng.normal(0.6, 0.2, size=6), 0, 1)
         speakers = np.repeat(np.arange(6), 10)
         right = rng.random(60) < skill[speakers]
         for kind, given in (("known", speakers), ("unknown", None)):
-            low, high = accuracy_interval(right, given)
+            low, high = recall_interval(right, labels, given)
             held[kind] += low <= 0.6 <= high
     assert held["known"] / 300 > 0.9
     assert held["unknown"] / 300 < 0.85

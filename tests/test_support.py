@@ -171,6 +171,25 @@ def test_a_page_spells_names_as_it_has_them(start, trained, tmp_path):
     assert session.same_as == {"\u017cal": "anger", "joy": "anger"}
 
 
+def test_one_moment_has_one_label(tmp_path, trained, start):
+    samples, rate = soundfile.read(trained[1].paths[0])
+    soundfile.write(tmp_path / "long.wav", np.tile(samples, 3), rate)
+
+    def clip(label, begin, end):
+        return read_clip_as(tmp_path / "long.wav", label, start, part=(begin, end))
+
+    first, whole = clip("joy", 0, 1.2), clip("joy", 0, None)
+    assert (first.part, whole.part[0]) == ((0, 1.2), 0)
+    assert whole.part[1] == pytest.approx(3 * len(samples) / rate)
+    assert first.file == whole.file
+    kept, _ = look_over([first, clip("joy", 0.1, 1.3), clip("awe", 1.25, 2)], ())
+    assert len(kept) == 3
+    with pytest.raises(
+        UserError, match=r"'long.wav from 0.1 s' \(awe\) share 1.1 s, which have one"
+    ):
+        look_over([clip("awe", 0.1, 1.3), first], ())
+
+
 def test_warnings(start, trained):
     def said(clips, fixed=("silence",)):
         return " | ".join(look_over(clips, fixed)[1])

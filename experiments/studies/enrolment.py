@@ -5,7 +5,7 @@
 Each enrolment draws clips of the corpus at random, as a user might have labelled them; the rest of
 the corpus, or the rest by other speakers, is what the user meets later. Emotions are the corpus's
 own but the fixed classes, which get no clips; a clip counts as right where its label is the answer
-among all classes, in the promise as in what was given.
+among all classes, and a class as much as another, in the promise as in what was given.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 class Trial(NamedTuple):
-    """Accuracies promised and given, whether the interval holds, mean log losses in nats."""
+    """UAR promised and given, whether the interval holds, mean log losses in nats."""
 
     promised: float
     given: float
@@ -109,7 +109,8 @@ def trial(
         rest &= ~np.isin(corpus.speakers, corpus.speakers[support])
     truth = np.array([recogniser.classes.index(names[label]) for label in corpus.labels[rest]])
     chances = probabilities(recogniser, corpus.features[rest])
-    given = float((chances.argmax(axis=1) == truth).mean())
+    right = chances.argmax(axis=1) == truth
+    given = float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
     low, high = recogniser.estimate.interval
     untempered = chances**recogniser.temperature
     untempered /= untempered.sum(axis=1, keepdims=True)
@@ -117,7 +118,7 @@ def trial(
         float(-np.log(found[np.arange(len(truth)), truth] + 1e-12).mean())
         for found in (untempered, chances)
     ]
-    return Trial(recogniser.estimate.accuracy, given, low <= given <= high, *losses)
+    return Trial(recogniser.estimate.uar, given, low <= given <= high, *losses)
 
 
 def _clip(corpus: Dataset, i: int, names: Mapping[str, str], named: bool) -> LabelledClip:

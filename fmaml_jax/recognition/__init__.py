@@ -3,7 +3,7 @@
     from fmaml_jax.recognition import enrol, load, predict, save
 
     recogniser = enrol("runs/start", "clips/")       # a folder for each emotion, or a CSV
-    print(recogniser.estimate.accuracy, recogniser.warnings)
+    print(recogniser.estimate.uar, recogniser.warnings)
     save("my.model", recogniser)
     prediction = predict(load("my.model"), "call.wav")
     print(prediction.segments)

@@ -1,7 +1,5 @@
 """A recogniser as text."""
 
-import numpy as np
-
 from fmaml_jax.common.text import one_line, text_table
 from fmaml_jax.recognition.recogniser import Recogniser
 
@@ -26,8 +24,8 @@ def describe(recogniser: Recogniser) -> str:
     low, high = estimate.interval
     estimated = (
         [
-            f"Leaving out each {estimate.left_out} in turn: {np.trace(estimate.confusion)} of "
-            f"{estimate.clips} clips are right, {estimate.accuracy:.0%} (95% interval {low:.0%} to "
+            f"Leaving out each {estimate.left_out} in turn: {estimate.uar:.0%} of {estimate.clips} "
+            f"clips are right, as a mean over the classes (UAR; 95% interval {low:.0%} to "
             f"{high:.0%}); by chance {estimate.chance:.0%}.",
             "",
             text_table([("labelled", *answers), *confusion]),

@@ -1,6 +1,7 @@
-"""What clips that are left out of the adaptation in turn say: accuracy, and temperature."""
+"""What clips that are left out of the adaptation in turn say: recall, and temperature."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,10 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 from scipy.stats import binomtest, t
 
+from fmaml_jax.recognition.support import LabelledClip
+
+PAUSE = 1.0
+"""Seconds between parts of one file; over a shorter pause speech goes on."""
 MOST_FOLDS = 100
 """Leaving out each of more clips than this in turn would take minutes; then groups are left out."""
 TEMPERATURE_PRIOR = 0.5
@@ -19,9 +24,11 @@ class Estimate(NamedTuple):
     """How well the recogniser does on clips that it was not adapted to.
 
     Attributes:
-        left_out: "clip" or "speaker": what was left out of the adaptation in turn.
-        confusion: clips by true class (the recogniser's first ones, which have clips) and answer.
-        interval: 95% interval of the accuracy; see `accuracy_interval`.
+        left_out: "clip", "stretch of speech" or "speaker": what was left out of the adaptation in
+            turn.
+        confusion: clips by true class (the recogniser's first ones, which have clips) and answer;
+            a class whose clips could not be left out has none.
+        interval: 95% interval of the UAR; see `recall_interval`.
     """
 
     left_out: str
@@ -34,23 +41,33 @@ class Estimate(NamedTuple):
         return int(self.confusion.sum())
 
     @property
-    def accuracy(self) -> float:
-        """Share of them that were given their own class among all answers."""
-        return float(np.trace(self.confusion) / max(1, self.clips))
+    def estimated(self) -> Bool[np.ndarray, " enrolled"]:
+        """Which of the classes with clips have clips that were left out."""
+        return self.confusion.sum(axis=1) > 0
+
+    @property
+    def uar(self) -> float:
+        """Unweighted average recall: the share of a class's clips that were given their own class
+        among all answers, averaged over the classes that are estimated.
+        """
+        counts = self.confusion[self.estimated].sum(axis=1)
+        return float(
+            (self.confusion.diagonal()[self.estimated] / counts).sum() / max(1, len(counts))
+        )
 
     @property
     def chance(self) -> float:
-        """Accuracy of always giving the same label, with equally many clips of each."""
-        return 1 / len(self.confusion)
+        """UAR of always giving the same one of the classes that are estimated."""
+        return 1 / max(1, int(self.estimated.sum()))
 
 
 class Folds(NamedTuple):
     """Which clips are left out of the adaptation together.
 
     Attributes:
-        left_out: "clip" or "speaker": what the clips of a fold have in common.
-        of_clip: the fold that each clip is left out in; -1 for the only clip of a class, without
-            which its class could not be answered.
+        left_out: "clip", "stretch of speech" or "speaker": what the clips of a fold have in common.
+        of_clip: the fold that each clip is left out in; -1 where without it the clip's class would
+            have none, and could not be answered.
         warnings: sentences.
     """
 
@@ -64,44 +81,69 @@ class Folds(NamedTuple):
         return int(self.of_clip.max()) + 1
 
 
+def stretches(clips: Sequence[LabelledClip]) -> Int[np.ndarray, " clips"]:
+    """The stretch of speech that each clip is cut from, as a number.
+
+    Parts of one file and label are of one stretch where they overlap or `PAUSE` does not part them:
+    of two such clips one tells more of the other than it will of new ones.
+    """
+    order = sorted(range(len(clips)), key=lambda i: (clips[i].file, clips[i].label, clips[i].part))
+    found, end = np.zeros(len(clips), int), 0.0
+    for before, i in pairwise(order):
+        last, clip = clips[before], clips[i]
+        same = clip.file and (last.file, last.label) == (clip.file, clip.label)
+        end = max(end, last.part[1]) if same else 0.0
+        found[i] = found[before] + (not same or clip.part[0] - end >= PAUSE)
+    return found
+
+
 def make_folds(
-    labels: Int[np.ndarray, " clips"], speakers: Sequence[str], names: Sequence[str]
+    labels: Int[np.ndarray, " clips"],
+    speakers: Sequence[str],
+    stretch: Int[np.ndarray, " clips"],
+    names: Sequence[str],
 ) -> Folds:
-    """Leaves out each speaker in turn where they are known and share the classes, else each clip.
+    """Leaves out each speaker where they are known and share the classes, else each stretch.
 
     Args:
         labels: of the clips, each as a number of `names`.
         speakers: of the clips, "" where unknown.
+        stretch: of speech that each clip is cut from, see `stretches`.
         names: of the classes.
     """
     if not any(speakers):
-        return _folds_of_clips(labels)
-    own = [speaker or f"\0{clip}" for clip, speaker in enumerate(speakers)]
+        return _folds_of_stretches(labels, stretch)
+    own = [speaker or f"\0{part}" for speaker, part in zip(speakers, stretch, strict=True)]
     of_clip = np.unique(own, return_inverse=True)[1] % MOST_FOLDS
     if not of_clip.any():
-        return _folds_of_clips(labels)
+        return _folds_of_stretches(labels, stretch)
     # A class all of whose clips are left out at once could not be answered.
     folds_with = [len(np.unique(of_clip[labels == label])) for label in range(len(names))]
     if min(folds_with) > 1:
         return Folds("speaker", of_clip)
     alone = sorted(name for name, folds in zip(names, folds_with, strict=True) if folds == 1)
+    folds = _folds_of_stretches(labels, stretch)
     warning = (
-        f"one speaker alone has clips of {', '.join(alone)}: clips are left out one by one "
-        "instead of speakers, and other voices will be recognised worse than estimated here"
+        f"one speaker alone has clips of {', '.join(alone)}: each {folds.left_out} is left out "
+        "instead of each speaker, and other voices will be recognised worse than estimated here"
     )
-    return _folds_of_clips(labels)._replace(warnings=(warning,))
+    return folds._replace(warnings=(warning,))
 
 
-def _folds_of_clips(labels: Int[np.ndarray, " clips"]) -> Folds:
-    """Each clip a fold or, of too many, groups that spread each class over the folds."""
-    usable = np.flatnonzero(np.bincount(labels)[labels] > 1)
-    by_class = usable[np.argsort(labels[usable], kind="stable")]
-    of_clip = np.full(len(labels), -1)
-    of_clip[by_class] = np.arange(len(by_class)) % MOST_FOLDS
-    return Folds("clip", of_clip)
+def _folds_of_stretches(
+    labels: Int[np.ndarray, " clips"], stretch: Int[np.ndarray, " clips"]
+) -> Folds:
+    """Each stretch a fold or, of too many, groups that spread each class over the folds."""
+    numbers, first, own = np.unique(stretch, return_index=True, return_inverse=True)
+    label = labels[first]  # a stretch has one
+    usable = np.flatnonzero(np.bincount(label)[label] > 1)
+    fold = np.full(len(numbers), -1)
+    fold[usable[np.argsort(label[usable], kind="stable")]] = np.arange(len(usable)) % MOST_FOLDS
+    single = len(numbers) == len(labels)
+    return Folds("clip" if single else "stretch of speech", fold[own])
 
 
-def estimate_accuracy(
+def estimate_recall(
     logits: Float[np.ndarray, "clips classes"], labels: Int[np.ndarray, " clips"], folds: Folds
 ) -> Estimate:
     """What is found where each clip is answered by an adaptation without its fold.
@@ -115,29 +157,49 @@ def estimate_accuracy(
     answers = logits.argmax(axis=1)
     confusion = np.zeros((labels.max() + 1, logits.shape[1]), int)
     np.add.at(confusion, (labels[tested], answers[tested]), 1)
-    speakers = folds.of_clip[tested] if folds.left_out == "speaker" else None
-    interval = accuracy_interval((answers == labels)[tested], speakers)
+    groups = None if folds.left_out == "clip" else folds.of_clip[tested]
+    interval = recall_interval((answers == labels)[tested], labels[tested], groups)
     return Estimate(folds.left_out, confusion, interval)
 
 
-def accuracy_interval(
-    right: Bool[np.ndarray, " clips"], speakers: Int[np.ndarray, " clips"] | None
+def recall_interval(
+    right: Bool[np.ndarray, " clips"],
+    labels: Int[np.ndarray, " clips"],
+    groups: Int[np.ndarray, " clips"] | None,
 ) -> tuple[float, float]:
-    """95% interval of the share of right answers: Wilson's, which takes clips for independent.
+    """95% interval of the UAR: from Wilson's of each recall, which takes clips for independent.
 
-    Clips of a speaker are not. Where speakers were left out it is widened to the interval that
-    their own shares give (Student's t, a speaker counting by its clips).
+    The distances of their limits from the recalls add up as variances do (Zou, Huang and Zhang
+    2009). Clips of a speaker or stretch of speech are not independent. Where such groups were left
+    out the interval is widened to the one that they give (Student's t, of each group's part in the
+    UAR).
+
+    Args:
+        right: which clips were given their own class.
+        labels: of the clips.
+        groups: of clips that are alike; None where there are none.
     """
     if not len(right):
         return 0.0, 1.0
-    low, high = binomtest(int(right.sum()), len(right)).proportion_ci(method="wilson")
-    if speakers is not None:
-        surplus = np.bincount(speakers, right - right.mean())
-        count = len(surplus)
-        error = np.sqrt((surplus**2).sum() * count / (count - 1)) / len(right)
-        half = error * t.ppf(0.975, count - 1)
-        low, high = min(low, right.mean() - half), max(high, right.mean() + half)
-    return max(0.0, float(low)), min(1.0, float(high))
+    classes, of_clip, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    hits = np.bincount(of_clip, right).astype(int)
+    recalls = hits / counts
+    limits = np.array(
+        [
+            binomtest(*map(int, of_class)).proportion_ci(method="wilson")
+            for of_class in zip(hits, counts, strict=True)
+        ]
+    )
+    below, above = np.linalg.norm(limits.T - recalls, axis=1) / len(classes)
+    if groups is not None:
+        part = (right - recalls[of_clip]) / counts[of_clip] / len(classes)
+        of_groups = np.bincount(groups, part)
+        number = len(np.unique(groups))
+        error = np.sqrt((of_groups**2).sum() * number / (number - 1))
+        half = error * t.ppf(0.975, number - 1)
+        below, above = max(below, half), max(above, half)
+    uar = recalls.mean()
+    return max(0.0, float(uar - below)), min(1.0, float(uar + above))
 
 
 def fit_temperature(
@@ -161,10 +223,28 @@ def fit_temperature(
     return float(np.exp(found.x))
 
 
-def doubts(estimate: Estimate) -> tuple[str, ...]:
-    """What to say of an estimate that promises little."""
+def doubts(estimate: Estimate, names: Sequence[str]) -> tuple[str, ...]:
+    """What to say of an estimate that leaves classes out, or promises little.
+
+    Args:
+        estimate: see there.
+        names: of the classes with clips.
+    """
     if not estimate.clips:
-        return ("every class has one clip alone, so that nothing can be estimated",)
-    if estimate.interval[0] <= estimate.chance:
-        return ("the estimate is not clearly above chance: label more clips, or check the labels",)
-    return ()
+        return ("nothing can be estimated: no class has clips of two stretches of speech",)
+    missing = [name for name, known in zip(names, estimate.estimated, strict=True) if not known]
+    said = [
+        f"{name!r} is not estimated, since its only {estimate.left_out} cannot be left out; label "
+        "more of it"
+        for name in missing
+    ]
+    if estimate.estimated.sum() == 1:
+        said.append(
+            "the estimate is of one class alone, and does not tell how often other speech is taken "
+            "for it: label more of another class too"
+        )
+    elif estimate.interval[0] <= estimate.chance:
+        said.append(
+            "the estimate is not clearly above chance: label more clips, or check the labels"
+        )
+    return tuple(said)

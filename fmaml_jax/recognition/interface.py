@@ -40,16 +40,18 @@ def enrol(
         without: fixed classes that the recogniser is not to answer, such as ("neutral",).
 
     Returns:
-        The recogniser, with an estimate of its accuracy by leaving out clips (or speakers) in turn
-        and with warnings. Unequal numbers of clips are evened out.
+        The recogniser, with an estimate of its recall by leaving out clips (stretches of speech,
+        speakers) in turn and with warnings. Unequal numbers of clips are evened out.
 
     Raises:
-        UserError: the checkpoint or a clip cannot be used, or fewer than two classes have clips.
+        UserError: the checkpoint or a clip cannot be used, or there are no two classes to tell
+            apart, or parts of a file that overlap have different labels, or a label seems to mean a
+            fixed class that is answered too.
     """
     start = checkpoint if isinstance(checkpoint, Start) else load_start(checkpoint)
     clips = read_support(support, start) if isinstance(support, str | os.PathLike) else support
     if not clips:
-        raise UserError("there are no clips; label two or more, of two or more classes")
+        raise UserError("there are no clips; label two or more, best of two or more classes")
     kept, warnings = look_over(clips, start.fixed)
     if not kept:
         raise UserError(f"no clip can be used: {'; '.join(warnings)}")

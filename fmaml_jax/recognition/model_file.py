@@ -1,6 +1,6 @@
 """A recogniser as one portable file: an .npz without pickles.
 
-Format 1: arrays `mean`, `matrix`, `centre`, `head`, `origin`, `context` and `bias` as `Recogniser`
+Format 2: arrays `mean`, `matrix`, `centre`, `head`, `mixture`, `context` and `bias` as `Recogniser`
 names them, `probe`, and `model`, a JSON object with the rest. `probe` holds the logits of a fixed
 vector. The waves' frequencies are not in the file but drawn from a fixed seed; where a NumPy drew
 others, the probe would differ.
@@ -20,10 +20,10 @@ from fmaml_jax.data.scale import Scale
 from fmaml_jax.recognition.estimate import Estimate
 from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vectors
 
-FORMAT = 1
+FORMAT = 2
 MOST_WEIGHTS = 1 << 24
 """Of the waves' projection, which a file of any size could ask for; `best.cfg` has 1.3 million."""
-_ARRAYS = ("centre", "head", "origin", "context", "bias")
+_ARRAYS = ("centre", "head", "mixture", "context", "bias")
 _MAKE = "make one with `python -m fmaml_jax.enrol`"
 
 
@@ -42,7 +42,6 @@ def save(path: str | os.PathLike, recogniser: Recogniser) -> None:
         "known_as": recogniser.known_as,
         "feature_config": recogniser.feature_config._asdict(),
         "frequencies": recogniser.frequencies,
-        "emotions": recogniser.emotions,
         "temperature": recogniser.temperature,
         "estimate": {
             "left_out": estimate.left_out,
@@ -119,7 +118,6 @@ def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recogniser
         feature_config=restore_config(model["feature_config"]),
         scale=Scale(*(arrays[name] for name in Scale._fields)),
         frequencies=int(model["frequencies"]),
-        emotions=int(model["emotions"]),
         temperature=float(model["temperature"]),
         estimate=Estimate(
             estimate["left_out"],

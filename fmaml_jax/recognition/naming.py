@@ -7,12 +7,39 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import name_key
 from fmaml_jax.recognition.checkpoint import Start
 
+SILENCE = "silence"
+"""The fixed class that is no speech."""
+_WORDS = {
+    "neutral": """
+        neu neut neutral neutrale neutraler neutralt neutrally normal unemotional no_emotion
+        neutre neutra neutro neutru neutră neŭtrala neutraal nøytral neutraali neutraalne
+        hlutlaus neitrāls neitrāla neutralus neutrali obojętna obojętne obojętnie obojętność
+        obojętny neutralna neutralne neutralnie neutralność neutralny neutrální neutrálny
+        nevtralen nevtralna nevtralno neutralan neutralno semleges asnjanës niwtral neodrach
+        nötr tarafsız neytral netral berkecuali trung_tính trung_lập неутрален неутрална
+        неутрално неутралан нейтрален нейтральная нейтрально нейтральное нейтральность
+        нейтральный нейтральний нейтральны бейтарап ουδέτερη ουδέτερο ουδέτερος չեզոք
+        ნეიტრალური ניטרלי נייטרלי محايد حيادي خنثی غیر_جانبدار ገለልተኛ तटस्थ নিরপেক্ষ நடுநிலை
+        తటస్థ ತಟಸ್ಥ നിഷ്പക്ഷ તટસ્થ เป็นกลาง 中性 中立 平静 平常 ニュートラル 중립 중성
+    """,  # noqa: RUF001
+    SILENCE: """
+        sil silence silences silent silencieux silenci silencio silenzio silêncio stille
+        schweigen stilte stilhed stillhet tystnad þögn hiljaisuus vaikus klusums tyla cisza
+        ticho tišina liniște tăcere csend heshtje tawelwch ciúnas tost isiltasuna sessizlik
+        sükut sukunat kimya ukimya diam kesunyian keheningan senyap katahimikan im_lặng
+        тишина тиша цішыня тыныштық σιωπή ησυχία լռություն დუმილი სიჩუმე שקט שתיקה صمت سكوت
+        خاموشی ዝምታ मौन ख़ामोशी शांतता নীরবতা மௌனம் నిశ్శబ్దం ಮೌನ നിശബ്ദത મૌન ความเงียบ 静音 安静
+        寂静 沉默 静寂 沈黙 無音 침묵 정적 무음
+    """,
+}
+"""Usual words for the classes that need no clips, in languages of the world."""
+
 
 class Naming(NamedTuple):
     """The classes by kind, each kind in alphabetical order or, the last, in the start's.
 
     Attributes:
-        emotions: labels that adapt what the start is centred on; at least one.
+        emotions: labels that mean no fixed class; at least one.
         supported: labels that mean fixed classes and have clips all the same.
         free: the fixed classes without clips.
         known_as: the class of the start that each label begins as; "" for a new one.
@@ -48,19 +75,27 @@ def name_classes(
         without: fixed classes that are not to be answered.
 
     Raises:
-        UserError: there are fewer than two labels, or no emotion among them, or `same_as` names
-            a label that no clip has, or a class that the start does not know, or `without` one
-            that is not fixed or has clips.
+        UserError: there is no emotion among the labels, or one label alone that is new or that
+            has nothing to be told from; or `same_as` names a label that no clip has, or a class
+            that the start does not know, or `without` one that is not fixed or has clips; or a new
+            label is a usual word for a fixed class that is answered too.
     """
     known_as = _known_as(start, labels, same_as)
     emotions = sorted(label for label, own in known_as.items() if own not in start.fixed)
     supported = sorted(labels - set(emotions))
-    if len(labels) < 2 or not emotions:
+    if not emotions:
         raise UserError(
-            f"all clips are of {', '.join(map(repr, emotions + supported))}, and there is nothing "
-            "to tell apart; label clips of another class too"
+            f"all clips are of {', '.join(map(repr, supported))}, and there is nothing to tell "
+            "apart; label clips of an emotion too"
         )
     free = _free(start, known_as, without)
+    if len(labels) == 1 and not (free and known_as[emotions[0]]):
+        known = f", or say what it means (--same_as={emotions[0]}=...)" if free else ""
+        raise UserError(
+            f"all clips are of {emotions[0]!r}, and there is nothing to tell it from; label clips "
+            f"of another class too{known}"
+        )
+    _refuse_synonyms(known_as, free)
     known_as |= {name: name for name in free}
     warnings = _unnamed(start, known_as)
     return Naming(tuple(emotions), tuple(supported), free, known_as, warnings)
@@ -96,6 +131,19 @@ def _free(start: Start, known_as: Mapping[str, str], without: Sequence[str]) -> 
             f"{', '.join(free) or 'no classes'}"
         )
     return tuple(name for name in free if name_key(name) not in map(name_key, without))
+
+
+def _refuse_synonyms(known_as: Mapping[str, str], free: Sequence[str]) -> None:
+    """Of two classes that are the same in two languages each would be answered half the time."""
+    for name in free:
+        words = {_folded(word) for word in _WORDS.get(name, "").split()}
+        for label in sorted(known_as):
+            if not known_as[label] and _folded(label).replace(" ", "_") in words:
+                raise UserError(
+                    f"{label!r} seems to mean {name}, which is answered without clips too; say so "
+                    f"(--same_as={label}={name}; on the page: It means), or leave the other out "
+                    f"(--without={name})"
+                )
 
 
 def _unnamed(start: Start, known_as: Mapping[str, str]) -> tuple[str, ...]:

@@ -51,8 +51,7 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
     axes.set_ylabel("label")
     low, high = estimate.interval
     title = (
-        f"{estimate.accuracy:.0%} of {estimate.clips} clips right "
-        f"(95% interval {low:.0%} to {high:.0%})"
+        f"UAR of {estimate.clips} clips {estimate.uar:.0%} (95% interval {low:.0%} to {high:.0%})"
         if estimate.clips
         else "no clip could be left out"
     )

@@ -3,8 +3,9 @@
 A recogniser is what a meta-trained start becomes by `learners.fmaml` on one task: the user's clips.
 Tasks of meta-training have K clips of each of N emotions; a user has any classes, any number of
 clips of each. So a class counts as much as any other, however many clips it has, in the loss as in
-what the vector is centred on, and the network gets outputs for the user's classes. With K clips of
-each of the N emotions neither makes a difference.
+what the vector is centred on; the centre is where that of N emotions would be; and the network gets
+outputs for the user's classes. With K clips of each of the N emotions nothing of that makes a
+difference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,15 +34,21 @@ from fmaml_jax.recognition.estimate import (
     Estimate,
     Folds,
     doubts,
-    estimate_accuracy,
+    estimate_recall,
     fit_temperature,
     make_folds,
+    stretches,
 )
-from fmaml_jax.recognition.naming import Naming, name_classes
+from fmaml_jax.recognition.naming import SILENCE, Naming, name_classes
 from fmaml_jax.recognition.support import LabelledClip
 
 BATCH = 32
 """Clips are computed by multiples of so many, the last ones empty, so that programs are few."""
+CLASS_OFFSET = 0.025
+"""Where a class's mean lies beside the emotions' mean: so much of what its output has more than the
+emotions' outputs on average. In the sources of `best.cfg` it is 0.02 to 0.04, by class."""
+MIXTURE_STEPS = 5
+"""Of expectation-maximisation; 50 are no better."""
 
 
 class Recogniser(NamedTuple):
@@ -54,8 +61,7 @@ class Recogniser(NamedTuple):
         feature_config, scale, frequencies: how a clip becomes the network's vector.
         centre: what is subtracted from the vector and its waves.
         head: the start's output layer on the vector and a constant.
-        emotions: how many of its columns, the first, are emotions.
-        origin: the column that each class begins as; a new one has the number after the last.
+        mixture: share of each of its outputs in what each class begins as.
         context: the adapted weights of the waves.
         bias: is added to the logits: what fixed classes without clips get.
         temperature: logits are divided by it.
@@ -71,9 +77,8 @@ class Recogniser(NamedTuple):
     scale: Scale
     frequencies: int
     centre: Float32[np.ndarray, " coeffs"]
-    head: Float32[np.ndarray, "known columns"]
-    emotions: int
-    origin: Int[np.ndarray, " classes"]
+    head: Float32[np.ndarray, "known outputs"]
+    mixture: Float32[np.ndarray, "outputs classes"]
     context: Float32[np.ndarray, "waves classes"]
     bias: Float32[np.ndarray, " classes"]
     temperature: float
@@ -104,8 +109,7 @@ def logits_of_vectors(
         recogniser.context,
         recogniser.centre,
         recogniser.head,
-        recogniser.origin,
-        recogniser.emotions,
+        recogniser.mixture,
         recogniser.frequencies,
     )
     return np.asarray(found)[: len(vectors)] + recogniser.bias
@@ -133,37 +137,29 @@ def fit(
     """
     naming = name_classes(start, {clip.label for clip in clips}, same_as, without)
     labels = np.array([naming.enrolled.index(clip.label) for clip in clips])
-    folds = make_folds(labels, [clip.speaker for clip in clips], naming.enrolled)
-    origin = _origin(start, naming)
-    centre, context, logits = _adapt(start, clips, labels, folds, origin, len(naming.emotions))
-    bias = np.zeros(len(origin), np.float32)
+    folds = make_folds(labels, [clip.speaker for clip in clips], stretches(clips), naming.enrolled)
+    centre, mixture, context, logits = _adapt(start, clips, labels, folds, naming)
+    bias = np.zeros(len(naming.classes), np.float32)
     bias[len(naming.enrolled) :] = start.config.fixed_bias
     logits += bias
-    estimate = estimate_accuracy(logits, labels, folds)
+    estimate = estimate_recall(logits, labels, folds)
     return Recogniser(
         classes=naming.classes,
-        counts=tuple(np.bincount(labels, minlength=len(origin)).tolist()),
+        counts=tuple(np.bincount(labels, minlength=len(naming.classes)).tolist()),
         known_as=tuple(naming.known_as[name] for name in naming.classes),
         feature_config=start.feature_config,
         scale=start.scale,
         frequencies=start.config.frequencies,
         centre=centre,
         head=start.params[HEAD]["kernel"],
-        emotions=len(start.config.emotions),
-        origin=origin,
+        mixture=mixture,
         context=context,
         bias=bias,
         temperature=fit_temperature(logits, labels, folds),
         estimate=estimate,
-        warnings=(*warnings, *folds.warnings, *naming.warnings, *doubts(estimate)),
+        warnings=(*warnings, *folds.warnings, *naming.warnings, *doubts(estimate, naming.enrolled)),
         provenance=_provenance(start, clips),
     )
-
-
-def _origin(start: Start, naming: Naming) -> Int[np.ndarray, " classes"]:
-    """The start's output that each class begins as; a new one has the number after the last."""
-    outputs = {name: output for output, name in enumerate(start.config.classes)}
-    return np.array([outputs.get(naming.known_as[name], len(outputs)) for name in naming.classes])
 
 
 def _provenance(start: Start, clips: Sequence[LabelledClip]) -> dict[str, str]:
@@ -177,32 +173,30 @@ def _adapt(
     clips: Sequence[LabelledClip],
     labels: Int[np.ndarray, " clips"],
     folds: Folds,
-    origin: Int[np.ndarray, " classes"],
-    emotions: int,
+    naming: Naming,
 ) -> tuple[
     Float32[np.ndarray, " coeffs"],
+    Float32[np.ndarray, "outputs classes"],
     Float32[np.ndarray, "waves classes"],
     Float32[np.ndarray, "clips classes"],
 ]:
-    """Centre and context adapted to all clips, and each clip's logits adapted without its fold.
-
-    The first `emotions` classes make the centre.
-    """
+    """Centre, mixture and context of all clips, and each clip's logits adapted without its fold."""
     vectors = scaled(np.stack([clip.features for clip in clips]), start.scale)
     # All clips are given in the rows after the folds, of which there is at least one.
     given = folds.of_clip != np.arange(_multiple(folds.number + 1))[:, None]
-    centres, contexts, logits = _adapted(
+    meanings = [naming.known_as[name] for name in naming.classes]
+    centres, mixtures, contexts, logits = _adapted(
         _padded(vectors),
         _padded(labels),
         _padded(class_weights(labels, given), axis=1),
-        _padded(class_weights(labels, given & (labels < emotions)), axis=1),
         start.params[HEAD]["kernel"],
-        origin,
-        int(labels.max()) + 1,
+        np.array([[name == meaning for meaning in meanings] for name in start.config.classes]),
+        # Silence is far from all speech, and would drag the centre there.
+        np.array([name != SILENCE for name in meanings[: len(naming.enrolled)]]),
         start.config,
     )
     without_fold = np.asarray(logits)[folds.of_clip, np.arange(len(clips))]
-    return np.asarray(centres[-1]), np.asarray(contexts[-1]), without_fold
+    return np.asarray(centres[-1]), np.asarray(mixtures[-1]), np.asarray(contexts[-1]), without_fold
 
 
 def class_weights(
@@ -217,79 +211,103 @@ def class_weights(
     return (given * share / np.maximum(1, counts[:, labels])).astype(np.float32)
 
 
-@partial(jax.jit, static_argnames=("enrolled", "config"))
+@partial(jax.jit, static_argnames=("config",))
 def _adapted(
     vectors: Float[Array, "clips 1 coeffs"],
     labels: Int[Array, " clips"],
     weights: Float[Array, "folds clips"],
-    centring: Float[Array, "folds clips"],
-    head: Float[Array, "known columns"],
-    origin: Int[Array, " classes"],
-    enrolled: int,
+    head: Float[Array, "known outputs"],
+    known: Bool[Array, "outputs classes"],
+    speech: Bool[Array, " enrolled"],
     config: Config,
-) -> tuple[Array, Array, Float[Array, "folds clips classes"]]:
-    """Centre, context and all clips' logits after adaptation to the clips as each fold weighs them.
+) -> tuple[Array, Array, Array, Float[Array, "folds clips classes"]]:
+    """Centre, mixture, context and all clips' logits, adapted to clips as each fold weighs them.
 
     Args:
         vectors: of all clips.
         labels: of them.
-        weights: of the clips in the support loss.
-        centring: weights of the clips in the centre.
+        weights: of the clips in the support loss, by fold.
         head: the start's output layer, see `Recogniser`.
-        origin: the column that each class begins as, see there.
-        enrolled: how many classes have clips, the first.
+        known: which of its outputs a class is; none of a new one.
+        speech: which of the classes with clips, the first, make the centre.
         config: of the start's run.
     """
     # Programs are for numbers of classes, whatever their names.
-    names = tuple(map(str, range(len(origin))))
+    enrolled, names = len(speech), tuple(map(str, range(known.shape[1])))
     problem = replace(config, emotions=names[:enrolled], fixed=names[enrolled:], support="emotions")
     network = _network(head, config.frequencies)
     of_clips = jax.vmap(lambda clip: network.statistics({}, clip[None])["mean"])(vectors)
+    columns = head[:-1] - head[:-1, : len(config.emotions)].mean(axis=1, keepdims=True)
+    offsets = CLASS_OFFSET * (columns @ known[:, :enrolled]).T
 
-    def fold(weights: tuple[Array, Array]) -> tuple[Array, Array, Array]:
-        in_loss, in_centre = weights
-        centre = jnp.average(of_clips, axis=0, weights=in_centre)
-        model = _model(centre, head, origin, len(config.emotions), config.frequencies)
+    def fold(weights: Array) -> tuple[Array, Array, Array, Array]:
+        shares = weights[:, None] * jax.nn.one_hot(labels, enrolled)
+        shares /= shares.sum(axis=0)
+        of_classes = (shares.T @ of_clips).at[:, : len(head) - 1].subtract(offsets)
+        centre = jnp.average(of_classes, axis=0, weights=speech)
+        known_part = network.features({}, vectors, {"mean": centre})[:, : len(head)]
+        outputs = known_part @ head
+        free = jnp.zeros((len(head[0]), known.shape[1] - enrolled))
+        mixture = jnp.concatenate([fit_mixtures(outputs, shares), free], axis=1)
+        mixture = jnp.where(known.any(axis=0), known, mixture)
+        model = _model(centre, head, mixture, config.frequencies)
         learner = fmaml.make(problem, model)
-        task = Task(vectors, labels, vectors, labels, in_loss)
+        task = Task(vectors, labels, vectors, labels, weights)
         states = learner.adapt(learner.init(jax.random.key(0)), task)
         adapted = jax.tree.map(itemgetter(-1), states)
-        return centre, adapted[CONTEXT]["kernel"], model.apply(adapted, vectors, None)
+        return centre, mixture, adapted[CONTEXT]["kernel"], model.apply(adapted, vectors, None)
 
-    return jax.lax.map(fold, (weights, centring))
+    return jax.lax.map(fold, weights)
 
 
-@partial(jax.jit, static_argnames=("emotions", "frequencies"))
+def fit_mixtures(
+    outputs: Float[Array, "clips outputs"], shares: Float[Array, "clips classes"]
+) -> Float[Array, "outputs classes"]:
+    """The mixture of the start's classes that each class's clips are most probable of.
+
+    By expectation-maximisation, from equal parts.
+
+    Args:
+        outputs: logits, which are log likelihoods but for what a clip's have in common.
+        shares: of the clips in their class; they add up to 1 by class.
+    """
+
+    def step(mixtures: Array, _: None) -> tuple[Array, None]:
+        chances = jax.nn.softmax(outputs[:, :, None] + jnp.log(mixtures), axis=1)
+        return jnp.einsum("ioc,ic->oc", chances, shares), None
+
+    equal = jnp.full((outputs.shape[1], shares.shape[1]), 1 / outputs.shape[1])
+    return jax.lax.scan(step, equal, None, length=MIXTURE_STEPS)[0]
+
+
+@partial(jax.jit, static_argnames=("frequencies",))
 def _logits(
     vectors: Float[Array, "clips 1 coeffs"],
     context: Float[Array, "waves classes"],
     centre: Float[Array, " features"],
-    head: Float[Array, "known columns"],
-    origin: Int[Array, " classes"],
-    emotions: int,
+    head: Float[Array, "known outputs"],
+    mixture: Float[Array, "outputs classes"],
     frequencies: int,
 ) -> Float[Array, "clips classes"]:
-    model = _model(centre, head, origin, emotions, frequencies)
+    model = _model(centre, head, mixture, frequencies)
     return model.apply({CONTEXT: {"kernel": context}}, vectors, None)
 
 
 def _model(
     centre: Float[Array, " features"],
-    head: Float[Array, "known columns"],
-    origin: Int[Array, " classes"],
-    emotions: int,
+    head: Float[Array, "known outputs"],
+    mixture: Float[Array, "outputs classes"],
     frequencies: int,
 ) -> Model:
     """The network with outputs for the user's classes; it centres all clips on `centre`.
 
-    A class that the start knows begins with its logit, a new one with the logarithm of the
-    emotions' mean exponential: as probable as an emotion is on average. The context is all that
-    adapts, and so all its parameters.
+    A class begins with the log likelihood of its mixture of the start's classes: one that the start
+    knows with that one's logit. The context is all that adapts, and so all its parameters.
     """
     network = _network(head, frequencies)
 
     def init(_: Array) -> Params:
-        return {CONTEXT: {"kernel": jnp.zeros((2 * frequencies, len(origin)))}}
+        return {CONTEXT: {"kernel": jnp.zeros((2 * frequencies, mixture.shape[1]))}}
 
     def statistics(_: Params, clips: Array) -> Statistics:
         del clips
@@ -300,15 +318,13 @@ def _model(
 
     def apply(params: Params, clips: Array, given: Statistics | None = None) -> Array:
         known, waves = jnp.split(features(params, clips, given), [len(head)], axis=1)
-        columns = known @ head
-        new = logsumexp(columns[:, :emotions], axis=1, keepdims=True) - np.log(emotions)
-        start = jnp.concatenate([columns, new], axis=1)[:, origin]
+        start = logsumexp((known @ head)[:, :, None] + jnp.log(mixture), axis=1)
         return start + waves @ params[CONTEXT]["kernel"]
 
     return Model(init, apply, statistics, features)
 
 
-def _network(head: Float[Array, "known columns"], frequencies: int) -> Model:
+def _network(head: Float[Array, "known outputs"], frequencies: int) -> Model:
     """The start's network, for its features alone; what it reads is known but for a constant."""
     return make_model(0, len(head) - 1, "fourier", frequencies=frequencies)
 

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
 SHORTEST_CLIP = 0.5
 ROUNDED = 0.1
-"""Seconds by which a part may end after its file: times in tables are rounded."""
+"""Seconds by which a part may end after its file, or after the next starts: tables round times."""
 ENOUGH_CLIPS = 5
 """Of a class; fewer are warned of."""
 FAR = 2.2
@@ -55,6 +56,8 @@ class LabelledClip(NamedTuple):
         features: as the start's network was trained on, before scaling.
         digest: SHA-256 of its samples.
         findings: what may be wrong with it, each the end of a sentence.
+        file: path of the file that it is a part of; "" where it is of none.
+        part: where it begins and ends in the file, in seconds.
     """
 
     name: str
@@ -63,6 +66,8 @@ class LabelledClip(NamedTuple):
     features: Float32[np.ndarray, "frames coeffs"]
     digest: str
     findings: tuple[str, ...]
+    file: str = ""
+    part: tuple[float, float] = (0.0, math.inf)
 
 
 class _Row(NamedTuple):
@@ -153,6 +158,8 @@ def read_clip_as(
         features,
         hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
+        os.path.realpath(path),
+        (begin, begin + seconds),
     )
 
 
@@ -200,6 +207,9 @@ def look_over(
     Args:
         clips: all clips.
         fixed: labels of clips that may well be silent, or far from speech.
+
+    Raises:
+        UserError: parts of a file that overlap have different labels.
     """
     labels = one_spelling(clip.label for clip in clips)
     speakers = one_spelling(clip.speaker for clip in clips)
@@ -221,6 +231,7 @@ def look_over(
             kept.append(clip)
         else:
             warnings.append(f"{clip.name!r} is a copy of {first.name!r} and is left out")
+    _refuse_contradictions(kept)
     counts = collections.Counter(clip.label for clip in kept)
     warnings += [
         f"{label!r} has {count} clip{'s' * (count > 1)}; {ENOUGH_CLIPS} or more, of several "
@@ -240,6 +251,22 @@ def look_over(
             "estimated here"
         )
     return kept, warnings + describe_findings(kept, fixed)
+
+
+def _refuse_contradictions(clips: Sequence[LabelledClip]) -> None:
+    by_file = collections.defaultdict(list)
+    for clip in clips:
+        if clip.file:
+            by_file[clip.file].append(clip)
+    for parts in by_file.values():
+        for first, second in combinations(sorted(parts, key=lambda clip: clip.part), 2):
+            shared = min(first.part[1], second.part[1]) - second.part[0]
+            if shared > ROUNDED and first.label != second.label:
+                raise UserError(
+                    f"{first.name!r} ({first.label}) and {second.name!r} ({second.label}) share "
+                    f"{shared:.1f} s, which have one label alone; end one where the other starts, "
+                    "or leave it out"
+                )
 
 
 def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> list[str]:

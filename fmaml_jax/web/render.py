@@ -72,9 +72,9 @@ def enrolled(recogniser: Recogniser, model: bytes) -> str:
     picture = ""
     if estimate.clips:
         said += (
-            f" Leaving out each {estimate.left_out} in turn, {estimate.accuracy:.0%} of "
-            f"{count(estimate.clips, 'clip')} are recognised (95% interval {low:.0%} to "
-            f"{high:.0%}; chance {estimate.chance:.0%})."
+            f" Leaving out each {estimate.left_out} in turn, {estimate.uar:.0%} of "
+            f"{count(estimate.clips, 'clip')} are recognised, as a mean over the classes (UAR; 95% "
+            f"interval {low:.0%} to {high:.0%}; chance {estimate.chance:.0%})."
         )
         picture = _picture(
             draw_estimate(recogniser), "Labels against answers of the clips left out"
