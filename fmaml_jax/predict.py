@@ -15,6 +15,7 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import is_special
 from fmaml_jax.recognition.formats import FORMATS
 
 
@@ -40,8 +41,10 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--out={out} is a file that is to be read; choose another name")
     if to_folder or args.pictures:
         recordings.require_names(wanted)
-    if out:
-        recordings.require_folder(Path(out) if to_folder else Path(out).parent)
+    if to_folder:
+        recordings.require_folder(Path(out))
+    elif out and not is_special(out):
+        recordings.require_folder(Path(os.path.realpath(out)).parent)
     if args.pictures:
         recordings.require_folder(Path(args.pictures))
 
