@@ -30,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
 
     wanted = recordings.find_recordings(arguments)
     out, written = args.out, FORMATS[args.format]
+    if not out and sys.__stdout__ is None:
+        raise UserError("standard output is closed; name a file: --out=FILE")
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
     if written.single and len(wanted) > 1 and not to_folder:
         raise UserError(
