@@ -21,11 +21,11 @@ def main() -> None:
     from fmaml_jax import recognition
     from fmaml_jax.recognition.description import describe
     from fmaml_jax.recognition.model_file import require_writable
-    from fmaml_jax.training.devices import set_up_compilation
+    from fmaml_jax.training.devices import set_up_device
 
     started = time.perf_counter()
     require_writable(args.out)
-    set_up_compilation()
+    set_up_device()
     recogniser = recognition.enrol(
         args.checkpoint, args.support, same_as=same_as, without=args.without
     )

@@ -52,9 +52,9 @@ def main(arguments: Sequence[str]) -> int:
 
     # Later still, so that a missing file is said before JAX is there.
     from fmaml_jax.recognition import load
-    from fmaml_jax.training.devices import set_up_compilation
+    from fmaml_jax.training.devices import set_up_device
 
-    set_up_compilation()
+    set_up_device()
     console.unwind_on_termination()  # so that neither a helper nor half a file stays
     recogniser = load(args.model)
     done: list[float | None] = []

@@ -345,3 +345,14 @@ def test_real_speech_of_an_unknown_language(trained, tmp_path):
     assert any("far from all speech" in warning for warning in recogniser.warnings)
     found = predict(recogniser, sorted(audio.glob("*_sadness_*"))[3])
     assert sum(found.segments[0].probabilities) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_matplotlib_is_not_needed_where_no_picture_is_asked_for():
+    # It wants a folder that it can write, for its list of fonts.
+    script = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from fmaml_jax.recognition import description, enrol, model_file, recordings\n"
+        "from fmaml_jax.training import devices\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=100)

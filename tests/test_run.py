@@ -23,9 +23,9 @@ from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.data.split import load_clips
 from fmaml_jax.learners import METHODS, without_unread
 from fmaml_jax.model import HEAD, Model
+from fmaml_jax.training import devices, held_out
 from fmaml_jax.training import evaluate as evaluate_module
 from fmaml_jax.training import experiment as run_module
-from fmaml_jax.training import held_out
 from fmaml_jax.training import train as train_module
 from fmaml_jax.training.experiment import run
 from fmaml_jax.training.run_folder import write_json
@@ -565,6 +565,18 @@ def test_exit_codes(config, change, code, sentence):
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("start", [devices.set_up, devices.set_up_device])
+@pytest.mark.parametrize("error", [RuntimeError("no such\nbackend"), AssertionError()])
+def test_a_platform_that_is_not_there_is_one_sentence(start, error, monkeypatch):
+    def find():  # the second is what JAX raises for CUDA without a GPU
+        raise error
+
+    monkeypatch.setattr(jax, "devices", find)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
+    with pytest.raises(UserError, match=r"finds no device( \(no such backend\))?; install the"):
+        start()
 
 
 def test_queries_are_the_same_for_every_method_and_shots_and_others_for_every_seed(config):

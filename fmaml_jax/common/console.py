@@ -182,6 +182,8 @@ def run(main: Callable[..., int | None], arguments: bool = False) -> None:
         except UserError as error:
             fail(str(error), FULL if _is_full(error.__cause__) else MISTAKE)
         except OSError as error:
+            if "No usable temporary directory" in str(error):  # of Python's own `tempfile`
+                fail("there is no folder for temporary files; set TMPDIR to one you can write to")
             if not _is_full(error):
                 raise
             place = error.filename or "to standard output"

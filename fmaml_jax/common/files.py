@@ -1,6 +1,7 @@
 """Folders that are searched, and files that are written whole or not at all."""
 
 import contextlib
+import fcntl
 import os
 import re
 import tempfile
@@ -83,6 +84,20 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
 def is_special(path: str | os.PathLike) -> bool:
     """Whether a path leads to something that is no regular file: a pipe, a device, a folder."""
     return os.path.exists(path) and not os.path.isfile(path)
+
+
+def take_lock(file: IO[Any]) -> bool:
+    """Locks an open file, for as long as any process has it open; False where another has it.
+
+    A file system without locks has none to refuse.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _umask() -> int:

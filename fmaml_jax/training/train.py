@@ -318,11 +318,11 @@ def _reopened(folder: Path, step: int) -> TextIO:
     folder.mkdir(exist_ok=True)
     path = folder / "metrics.jsonl"
     kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except json.JSONDecodeError:  # cut short by a kill, so later than the checkpoint
+        except (ValueError, LookupError, TypeError):  # cut short, so later than the checkpoint
             break
     with whole_file(path) as file:
         file.write("".join(kept))
