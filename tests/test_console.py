@@ -49,8 +49,12 @@ def test_a_signal_during_a_garbage_collection_is_not_lost(number, said):
 PRINTING = """
 import pathlib, sys
 from fmaml_jax.common import console
+from fmaml_jax.common.processes import process_pool
 
 def main(arguments):
+    if sys.__stderr__ is None:
+        with process_pool(1) as pool:
+            pool.submit(int).result()
     print("złość \\udcff" * 2000)
     with console.progress("working", 1, " steps") as bar:
         bar.update()

@@ -65,6 +65,7 @@ def _open_streams() -> _Output:
             os.fstat(number)
         except OSError:
             os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)  # for processes beside this one
     out, err = (_Output(number, "w", closefd=False) for number in (1, 2))
     for name, output in (("stdout", out), ("stderr", err)):
         before = getattr(sys, name)

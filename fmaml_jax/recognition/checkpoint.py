@@ -109,7 +109,7 @@ def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
         step = newest_intact(checkpoints)
     except OSError as error:
         raise UserError(
-            f"cannot read {checkpoints} ({error.strerror}); get permission to, or a copy"
+            f"cannot read {checkpoints} ({error.strerror}); ask for permission, or for a copy"
         ) from error
     if step is None:
         raise UserError(
