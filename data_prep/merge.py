@@ -27,7 +27,6 @@ def main() -> None:
     from fmaml_jax.data.dataset import load, save
     from fmaml_jax.data.shards import expand, join
 
-    console.print_any_text()
     out = Path(args.out)
     check_out(out)
     dataset, copies = join({path: load(path) for path in expand(args.data)})

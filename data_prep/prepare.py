@@ -58,7 +58,6 @@ def main() -> None:
     from data_prep import pipeline
     from fmaml_jax.data.dataset import save
 
-    console.print_any_text()
     out = Path(args.out)
     config = pipeline.choose_features(args.features, args.clip_seconds)
     manifest = Path(args.manifest) if args.manifest else None

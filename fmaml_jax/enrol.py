@@ -10,7 +10,7 @@ from fmaml_jax.common.errors import UserError
 
 
 def main() -> None:
-    """Enrols, prints what is to be thought of it, and saves the model."""
+    """Enrols, saves the model, and prints what is to be thought of it."""
     args = flags.FLAGS
     for name, example in (("checkpoint", "runs/start"), ("support", "clips"), ("out", "my.model")):
         if not args[name].value:
@@ -21,19 +21,21 @@ def main() -> None:
     from fmaml_jax import recognition
     from fmaml_jax.recognition.description import describe
     from fmaml_jax.recognition.model_file import require_writable
-    from fmaml_jax.recognition.pictures import draw_estimate, save_picture
-    from fmaml_jax.training.devices import set_up_compilation
+    from fmaml_jax.training.devices import set_up_device
 
     started = time.perf_counter()
     require_writable(args.out)
-    set_up_compilation()
+    set_up_device()
     recogniser = recognition.enrol(
         args.checkpoint, args.support, same_as=same_as, without=args.without
     )
+    recognition.save(args.out, recogniser)
     print(describe(recogniser), flush=True)
     if args.picture:
+        # Late, since Matplotlib wants a folder that it can write, for its list of fonts.
+        from fmaml_jax.recognition.pictures import draw_estimate, save_picture
+
         save_picture(Path(args.picture), draw_estimate(recogniser))
-    recognition.save(args.out, recogniser)
     print(f"{args.out} is written, after {time.perf_counter() - started:.1f} s")
 
 

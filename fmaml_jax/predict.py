@@ -15,6 +15,7 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import is_special
 from fmaml_jax.recognition.formats import FORMATS
 
 
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
 
     wanted = recordings.find_recordings(arguments)
     out, written = args.out, FORMATS[args.format]
+    if not out and sys.__stdout__ is None:
+        raise UserError("standard output is closed; name a file: --out=FILE")
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
     if written.single and len(wanted) > 1 and not to_folder:
         raise UserError(
@@ -40,16 +43,18 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--out={out} is a file that is to be read; choose another name")
     if to_folder or args.pictures:
         recordings.require_names(wanted)
-    if out:
-        recordings.require_folder(Path(out) if to_folder else Path(out).parent)
+    if to_folder:
+        recordings.require_folder(Path(out))
+    elif out and not is_special(out):
+        recordings.require_folder(Path(os.path.realpath(out)).parent)
     if args.pictures:
         recordings.require_folder(Path(args.pictures))
 
     # Later still, so that a missing file is said before JAX is there.
     from fmaml_jax.recognition import load
-    from fmaml_jax.training.devices import set_up_compilation
+    from fmaml_jax.training.devices import set_up_device
 
-    set_up_compilation()
+    set_up_device()
     console.unwind_on_termination()  # so that neither a helper nor half a file stays
     recogniser = load(args.model)
     done: list[float | None] = []

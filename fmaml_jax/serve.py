@@ -18,10 +18,10 @@ def main() -> None:
 
     # Late, so that --help and a missing flag do not wait for JAX and Gradio.
     from fmaml_jax.recognition.checkpoint import load_start
-    from fmaml_jax.training.devices import set_up_compilation
+    from fmaml_jax.training.devices import set_up_device
     from fmaml_jax.web.server import serve
 
-    set_up_compilation()
+    set_up_device()
     start = load_start(args.checkpoint)
     console.unwind_on_termination()  # so that the page's files are removed
     serve(start, args.host, args.port)

@@ -21,12 +21,15 @@ from fmaml_jax import config_flags
 from fmaml_jax.common import console
 from fmaml_jax.common.console import STOP_SIGNALS, progress
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import take_lock
 from fmaml_jax.config import Config, check
 from fmaml_jax.training.run_folder import recorded_settings, seed_folders, settings_of
 
 POLL_SECONDS = 1.0
 STOPPED = tuple(128 + number for number in STOP_SIGNALS)
 """Exit codes of a run that was asked to stop and has saved its state."""
+TAKEN = -1
+"""Instead of an exit code: another sweep is at work on the run."""
 
 
 @dataclass
@@ -43,8 +46,10 @@ class Run:
     process: subprocess.Popen | None = None
 
     def __call__(self) -> int:
-        """Runs the command to its end; its exit code."""
+        """Runs the command to its end; its exit code, or `TAKEN`."""
         with open(self.log, "a") as log:
+            if not take_lock(log):
+                return TAKEN
             self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
             try:
                 return _wait(self.process)
@@ -124,8 +129,11 @@ def finished(config: Config) -> bool:
     folder = Path(config.run_dir)
     if not all((each / "results.json").exists() for each in seed_folders(folder, config)):
         return False
-    record = json.loads((folder / "config.json").read_text())
-    return recorded_settings(record) == settings_of(config)
+    try:
+        record = json.loads((folder / "config.json").read_text())
+        return recorded_settings(record) == settings_of(config)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # the run itself says what is wrong with it
 
 
 def steps_done(config: Config) -> int:
@@ -134,7 +142,7 @@ def steps_done(config: Config) -> int:
         first = seed_folders(Path(config.run_dir), config)[0]
         lines = (first / "metrics.jsonl").read_text().splitlines()
         return json.loads(lines[-1])["step"]
-    except (OSError, IndexError, json.JSONDecodeError):
+    except (OSError, LookupError, TypeError, ValueError):
         return 0
 
 
@@ -231,7 +239,7 @@ def sweep(
                     if job.done():
                         del running[name]
                         if not finished(waiting[name]):
-                            failed[name] = _reason(job, logs / f"{name}.log")
+                            failed[name] = reason(job, logs / f"{name}.log")
         except BaseException:
             for job in running.values():
                 job.cancel()
@@ -239,11 +247,14 @@ def sweep(
     return failed
 
 
-def _reason(job: submitit.Job, log: Path) -> str:
+def reason(job: submitit.Job, log: Path) -> str:
+    """Why a job that has ended did not finish its run."""
     try:
         code = job.result()
     except Exception as error:  # whatever the cluster did to the job
         return " ".join(str(error).split())[-200:]
+    if code == TAKEN:
+        return "another sweep is at work on it"
     return "stopped, its state is saved" if code in STOPPED else last_line(log)
 
 

@@ -1,8 +1,11 @@
 """What enrolment starts from: the selected parameters of a run, or a sentence why not."""
 
+import errno
 import json
 import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import orbax.checkpoint as ocp
@@ -11,6 +14,7 @@ import pytest
 from fmaml_jax.audio.features import FEATURES
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition.checkpoint import load_start
+from fmaml_jax.training.checkpoints import SUMS, newest_intact
 
 
 @pytest.fixture
@@ -72,19 +76,64 @@ def test_runs_that_cannot_be_enrolled(folder, settings, sentence):
         load_start(folder)
 
 
-@pytest.mark.parametrize("part", ["manifest.ocdbt", "ocdbt.process_0/d", "d"])
-@pytest.mark.parametrize("harm", [lambda file: file.write_bytes(b""), lambda file: file.unlink()])
-def test_damage(folder, part, harm, monkeypatch):
-    def restore(*args, **kwargs):
-        pytest.fail("Orbax leaves the arrays that fail, but for one, to tell of it later")
+def flip(file):
+    """Changes one bit in the middle of a file."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
 
-    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
-    path = (
-        max((folder / "checkpoints").iterdir(), key=lambda step: int(step.name)) / "default" / part
-    )
-    for file in [path] if path.is_file() else list(path.iterdir()):
-        harm(file)
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [flip, empty, Path.unlink])
+def test_damage_to_any_file_is_noticed_before_it_is_read(folder, harm, monkeypatch, capsys):
+    newest = folder / "checkpoints" / "20"
+    assert newest_intact(newest.parent) == 20
+    files = [file for file in newest.rglob("*") if file.is_file() and file.name != SUMS]
+    assert {"_METADATA", "_sharding", "manifest.ocdbt"} <= {file.name for file in files}
+    for file in files:
+        content = file.read_bytes()
+        if content or harm is Path.unlink:
+            harm(file)
+            assert newest_intact(newest.parent) is None, file
+            assert capsys.readouterr().err.startswith(f"warning: {newest} is damaged; ")
+            file.write_bytes(content)
+    flip(newest / SUMS)
+    monkeypatch.setattr(ocp, "CheckpointManager", lambda *_, **__: pytest.fail("it was read"))
+    with pytest.raises(UserError, match="has no intact checkpoint; remove it and run its command"):
+        load_start(folder)
+
+
+def test_the_checkpoint_before_a_damaged_one_serves(folder, start, capsys):
+    checkpoints = folder / "checkpoints"
+    shutil.copytree(checkpoints / "20", checkpoints / "21")
+    flip(max((checkpoints / "21" / "default").rglob("*"), key=lambda file: file.stat().st_size))
+    assert load_start(folder).digest == start.digest
+    assert "checkpoints/21 is damaged; the checkpoint before it is taken" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_checksums_is_read_and_its_damage_is_a_sentence(folder, start):
+    newest = folder / "checkpoints" / "20"
+    (newest / SUMS).unlink()
+    assert load_start(folder).digest == start.digest
+    empty(newest / "default" / "manifest.ocdbt")
     with pytest.raises(UserError, match="is damaged or of another version"):
+        load_start(folder)
+
+
+def test_checksums_are_those_of_sha256sum(trained):
+    newest = trained[0] / "checkpoints" / "20"
+    subprocess.run(["sha256sum", "--check", "--strict", SUMS], cwd=newest, check=True)
+
+
+def test_checkpoints_that_may_not_be_read_are_a_sentence(folder, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=r"cannot read .*checkpoints \(Permission denied\)"):
         load_start(folder)
 
 
@@ -98,5 +147,5 @@ def test_damaged_record(folder, content):
 def test_no_checkpoint(folder):
     shutil.rmtree(folder / "checkpoints")
     (folder / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="is not finished"):
+    with pytest.raises(UserError, match="has no intact checkpoint"):
         load_start(folder)

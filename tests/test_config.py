@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from fmaml_jax.common.console import with_flagfiles
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import config_from_flags, define_flags
@@ -28,8 +29,7 @@ CELLS = [
 def parse(*arguments):
     values = flags.FlagValues()
     define_flags(values)
-    flags.DEFINE_string("flagfile", "", "", values)
-    values(["program", *arguments])
+    values(["program", *with_flagfiles(arguments)])
     return config_from_flags(values)
 
 
@@ -104,6 +104,34 @@ def test_bad_values_are_one_sentence(arguments, sentence):
         parse(*arguments)
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_flagfile_within_another_is_looked_for_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "elsewhere.cfg").write_text("--shots=3\n--seed=1\n")
+    (tmp_path / "a" / "base.cfg").write_text("# a comment\n\n--shots=4\n--filters=9\n")
+    (tmp_path / "a" / "b" / "run.cfg").write_text(
+        "--flagfile=elsewhere.cfg\n--flagfile=../base.cfg\n--filters=8\n"
+    )
+    (tmp_path / "base.cfg").write_text("--shots=99\n")
+    monkeypatch.chdir(tmp_path)
+    config = parse("--seed=0", "--flagfile", "a/b/run.cfg", *GOOD, "--meta_steps=7")
+    assert (config.shots, config.filters, config.seed, config.meta_steps) == (4, 8, 1, 7)
+
+    (tmp_path / "a" / "base.cfg").write_text("--flagfile=b/../base.cfg\n")
+    for name, sentence in (("a/base.cfg", "names itself"), ("no.cfg", "cannot read the flagfile")):
+        with pytest.raises(UserError, match=sentence):
+            parse(f"--flagfile={name}")
+
+
+def test_a_tilde_is_the_home_folder_in_every_flag(tmp_path):
+    (tmp_path / "my.cfg").write_text("--data=~/a.npz,~/b.npz\n--target=es\n--run_dir=~/runs/x\n")
+    done = run_module(
+        "fmaml_jax.main",
+        "--flagfile=~/my.cfg",
+        env={"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.stderr.startswith(f"error: {tmp_path}/a.npz does not exist")
 
 
 @pytest.mark.parametrize(

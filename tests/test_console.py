@@ -24,7 +24,8 @@ def main():
 
     gc.callbacks.append(collected)
     gc.collect()
-    time.sleep(10)
+    for _ in range(1000):
+        time.sleep(0.01)  # a signal right before it is answered after it
 
 console.run(lambda arguments: main(), arguments=True)
 """
@@ -43,6 +44,94 @@ def test_a_signal_during_a_garbage_collection_is_not_lost(number, said):
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (128 + number, said)
+
+
+PRINTING = """
+import pathlib, sys
+from fmaml_jax.common import console
+from fmaml_jax.common.processes import process_pool
+
+def main(arguments):
+    if sys.__stderr__ is None:
+        with process_pool(1) as pool:
+            pool.submit(int).result()
+    print("złość \\udcff" * 2000)
+    with console.progress("working", 1, " steps") as bar:
+        bar.update()
+    pathlib.Path(arguments[0]).write_text("done")
+
+console.run(main, arguments=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [
+        ("", 0, "working"),
+        ("PYTHONIOENCODING=ascii", 0, "working"),
+        (">&-", 0, "working"),
+        ("2>&-", 0, ""),
+        (">&- 2>&- <&-", 0, ""),
+        (">/dev/full", 3, "error: what this prints is lost (No space left on device), all else"),
+        ("2>/dev/full", 0, ""),
+        ("| head -c 1", 0, "working"),
+    ],
+)
+def test_output_that_cannot_be_written_ends_no_work(redirection, code, said, tmp_path):
+    variable, redirection = (redirection, "") if "=" in redirection else ("", redirection)
+    command = f'set -o pipefail; {variable} "$0" -c "$1" "$2" {redirection}'
+    done = subprocess.run(
+        ["bash", "-c", command, sys.executable, PRINTING, tmp_path / "result"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, (tmp_path / "result").read_text()) == (code, "done"), done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    if variable:
+        assert done.stdout.startswith(r"z\u0142o\u015b\u0107 \udcff")
+
+
+FULL = """
+import errno, os, tempfile
+from fmaml_jax.common import console
+from fmaml_jax.common.errors import UserError
+
+def main(arguments):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.npz")
+    if arguments == ["temporary"]:
+        tempfile.tempdir = None
+        tempfile._candidate_tempdir_list = lambda: ["/proc/none"]
+        tempfile.mkdtemp()
+    if arguments:
+        raise UserError("cannot write x.npz; make room") from full
+    raise full
+
+console.run(main, arguments=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 3, "error: cannot write x.npz: No space left on device; make room and run it again"),
+        (["sentence"], 3, "error: cannot write x.npz; make room"),
+        (["temporary"], 2, "error: there is no folder for temporary files; set TMPDIR to one you"),
+    ],
+)
+def test_a_full_disk_has_an_exit_code_of_its_own(arguments, code, said):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith(said)
+    assert done.stderr.count("\n") == 1
 
 
 HELP = """

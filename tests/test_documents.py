@@ -22,6 +22,7 @@ from absl import flags
 
 from experiments import architecture
 from fmaml_jax import learners, sweep
+from fmaml_jax.common.console import with_flagfiles
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import config_from_flags
 from fmaml_jax.learners import METHODS, find_method
@@ -118,7 +119,7 @@ def check_python(command: str, arguments: list[str]) -> None:
                 assert (ROOT / path).exists(), f"there is no {path}"
     given = [argument for argument in arguments if argument != "..."]
     with flags_of(command) as values:
-        rest = values([command, *given])[1:]
+        rest = values([command, *with_flagfiles(given)])[1:]
         assert not rest or command in WITH_ARGUMENTS, f"{rest} are no flags"
         if command in RUNNING and given == arguments:
             if command == "fmaml_jax.sweep":

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jsonschema
@@ -92,6 +93,21 @@ def test_enrol_says_what_to_think_of_it(enrolled, place):
     assert (place / "estimate.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
+def test_a_model_is_saved_whatever_becomes_of_what_is_printed(trained, place, tmp_path):
+    (tmp_path / "clips").mkdir()
+    for label, own in (("złość", "gniew"), ("smutek", "sadness")):
+        (tmp_path / "clips" / label).symlink_to(place / "clips" / own)
+    out = tmp_path / "my.model"
+    done = command(
+        *("enrol", f"--checkpoint={trained[0]}", f"--support={tmp_path}/clips", f"--out={out}"),
+        PYTHONIOENCODING="ascii",
+    )
+    assert done.returncode == 0, done.stderr
+    assert r"z\u0142o\u015b\u0107" in done.stdout
+    assert "złość" in load(out).classes
+
+
 def test_the_python_interface_does_the_same(enrolled, trained, place, tmp_path):
     _, model = enrolled
     recogniser = enrol(
@@ -116,19 +132,26 @@ def test_predict_writes_csv_to_standard_output_and_the_rest_elsewhere(enrolled, 
     assert len(rows) > 4
     assert "3 files" in done.stderr
     assert "times real time" in done.stderr
-    # A file's result is its own, whatever else is asked for.
-    alone = command("predict", place / "call.wav", f"--model={enrolled[1]}")
-    assert list(csv.DictReader(io.StringIO(alone.stdout, newline=""))) == rows[2:]
+    # A file's result is its own, whatever else is asked for and wherever it goes.
+    pipe = place / "pipe.csv"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        piped = pool.submit(pipe.read_text)
+        command("predict", place / "call.wav", f"--model={enrolled[1]}", f"--out={pipe}")
+        assert list(csv.DictReader(io.StringIO(piped.result(), newline=""))) == rows[2:]
+    assert pipe.is_fifo()
 
 
 def test_a_long_recording_gives_the_same_with_helpers(enrolled, place, tmp_path):
     samples, rate = soundfile.read(place / "call.wav")
-    path, out = tmp_path / "long.wav", tmp_path / "long.json"
+    path, out = tmp_path / "long.wav", tmp_path / "link.json"
+    out.symlink_to(tmp_path / "long.json")
     soundfile.write(path, np.resize(samples, HELP_SECONDS * rate), rate)
     done = command("predict", f"--model={enrolled[1]}", path, "--format=json", f"--out={out}")
     assert done.returncode == 0, done.stderr
     alone = io.StringIO()
     formats.FORMATS["json"].write([predict(load(enrolled[1]), path)], alone)
+    assert out.is_symlink()
     assert out.read_text() == alone.getvalue()
     assert alone.getvalue().count('"label"') > 5
 
@@ -345,3 +368,14 @@ def test_real_speech_of_an_unknown_language(trained, tmp_path):
     assert any("far from all speech" in warning for warning in recogniser.warnings)
     found = predict(recogniser, sorted(audio.glob("*_sadness_*"))[3])
     assert sum(found.segments[0].probabilities) == pytest.approx(1)
+
+
+@pytest.mark.slow
+def test_matplotlib_is_not_needed_where_no_picture_is_asked_for():
+    # It wants a folder that it can write, for its list of fonts.
+    script = (
+        "import sys; sys.modules['matplotlib'] = None\n"
+        "from fmaml_jax.recognition import description, enrol, model_file, recordings\n"
+        "from fmaml_jax.training import devices\n"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=100)

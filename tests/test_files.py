@@ -60,6 +60,33 @@ def test_two_writers_of_one_name_do_not_mix(tmp_path):
     assert (tmp_path / "out.csv").read_text() in ("a" * 200, "b" * 200)
 
 
+def test_a_link_stays_and_leads_to_what_was_written(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    target, link = tmp_path / "elsewhere" / "real.model", tmp_path / "my.model"
+    link.symlink_to(target)
+    for text in ("first", "second"):  # the target is missing, then there
+        with whole_file(link) as file:
+            file.write(text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert os.listdir(target.parent) == ["real.model"]
+
+
+@pytest.mark.parametrize("mode", ["w", "wb"])
+def test_a_pipe_is_written_to_and_stays(tmp_path, mode):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    heard = []
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_bytes()))
+    reader.start()
+    with whole_file(pipe, mode) as file:
+        file.write("voices" if mode == "w" else b"voices")
+    reader.join(10)
+    assert heard == [b"voices"]
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 def test_columns_of_numbers_are_aligned_right():
     rows = [("class", "clips", "begins"), ("anger", "5", "as new"), ("fear", "12", "")]
     assert text_table(rows) == "class  clips  begins\nanger      5  as new\nfear      12"

@@ -1,7 +1,10 @@
 """The portable model file: exact, self-contained, and refused where it cannot be trusted."""
 
 import json
+import os
 import pickletools
+import stat
+import threading
 import zipfile
 
 import numpy as np
@@ -150,6 +153,24 @@ def test_where_a_model_is_not_written(tmp_path, recogniser):
     (tmp_path / "clips.csv").write_text("file,label\n")
     with pytest.raises(UserError, match=r"clips.csv is there and is no model"):
         save(tmp_path / "clips.csv", recogniser)
+    with pytest.raises(UserError, match="is there and is no model"):
+        save(tmp_path, recogniser)
     with pytest.raises(UserError, match="is no folder; choose another"):
         save(tmp_path / "nowhere" / "my.model", recogniser)
     assert (tmp_path / "clips.csv").read_text() == "file,label\n"
+
+
+def test_a_model_is_written_where_a_link_leads_and_into_a_pipe(tmp_path, path, recogniser):
+    link, pipe = tmp_path / "link.model", tmp_path / "pipe.model"
+    link.symlink_to(path)
+    save(link, recogniser)
+    assert link.is_symlink()
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    save(pipe, recogniser)
+    reader.join(10)
+    (tmp_path / "piped.model").write_bytes(read[0])
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert load(tmp_path / "piped.model").classes == load(link).classes == recogniser.classes

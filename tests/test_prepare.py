@@ -423,7 +423,7 @@ def test_full_disk_leaves_nothing(tmp_path):
         text=True,
         timeout=60,
     )
-    assert done.returncode == 2
+    assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith(f"error: cannot write {out}: File too large")
     assert "Traceback" not in done.stderr
     assert list(out.parent.iterdir()) == []

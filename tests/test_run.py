@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,9 @@ from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.data.split import load_clips
 from fmaml_jax.learners import METHODS, without_unread
 from fmaml_jax.model import HEAD, Model
+from fmaml_jax.training import devices, held_out
 from fmaml_jax.training import evaluate as evaluate_module
 from fmaml_jax.training import experiment as run_module
-from fmaml_jax.training import held_out
 from fmaml_jax.training import train as train_module
 from fmaml_jax.training.experiment import run
 from fmaml_jax.training.run_folder import write_json
@@ -246,21 +247,52 @@ def test_what_depends_on_the_meta_step_continues_too(config, tmp_path, monkeypat
 
 
 @pytest.mark.slow
-def test_damaged_checkpoint_is_refused_and_the_one_before_it_serves(
-    config, uninterrupted, tmp_path, monkeypatch
+def test_the_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    config, uninterrupted, tmp_path, monkeypatch, capsys
 ):
     with monkeypatch.context() as patch:
         patch.setattr(train_module, "sample_seeds", stop_at(19, signal.SIGTERM))
         with pytest.raises(InterruptedRunError):
             run(config)
-    config = replace(config, run_dir=f"{config.run_dir}/../run")
     newest = Path(config.run_dir) / "checkpoints" / "19"
-    (newest / "default" / "manifest.ocdbt").write_bytes(b"")
-    with pytest.raises(UserError, match=r"checkpoints/19 is damaged .*; remove that folder"):
-        run(config)
-    shutil.rmtree(newest)
+    arrays = max((newest / "default").rglob("*"), key=lambda file: file.stat().st_size)
+    content = bytearray(arrays.read_bytes())
+    content[len(content) // 2] ^= 4
+    arrays.write_bytes(content)
+    run(config)
+    assert f"{newest} is damaged; the checkpoint before it is taken" in capsys.readouterr().err
+    assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads
+def test_a_disk_that_fills_loses_nothing(config, uninterrupted, tmp_path, monkeypatch):
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = train_module.save
+
+    def fill(manager, step, content):
+        if step == 16:  # from now on files of over 2 kB do not fit
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2000, most))
+        whole(manager, step, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "save", fill)
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                run(config)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     run(config)
     assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
+
+
+def test_a_run_folder_that_lost_its_metrics_is_evaluated_without_a_curve(config):
+    config = replace(config, meta_steps=2, val_episodes=2, episodes=2)
+    [results] = run(config)
+    folder = Path(config.run_dir)
+    (folder / "metrics.jsonl").unlink()
+    (folder / "results.json").unlink()
+    assert run(config) == [results | {"curve": None}]
 
 
 @pytest.mark.slow
@@ -533,6 +565,18 @@ def test_exit_codes(config, change, code, sentence):
     assert done.returncode == code, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("start", [devices.set_up, devices.set_up_device])
+@pytest.mark.parametrize("error", [RuntimeError("no such\nbackend"), AssertionError()])
+def test_a_platform_that_is_not_there_is_one_sentence(start, error, monkeypatch):
+    def find():  # the second is what JAX raises for CUDA without a GPU
+        raise error
+
+    monkeypatch.setattr(jax, "devices", find)
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "8")
+    with pytest.raises(UserError, match=r"finds no device( \(no such backend\))?; install the"):
+        start()
 
 
 def test_queries_are_the_same_for_every_method_and_shots_and_others_for_every_seed(config):

@@ -4,15 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import flags_from_config
-from fmaml_jax.sweep import cells, finished, last_line, steps_done
+from fmaml_jax.sweep import Run, cells, finished, last_line, reason, steps_done
+from fmaml_jax.training.run_folder import settings_of
 from tests.commands import run_module
 from tests.corpus import EMOTIONS, save_corpora
 
@@ -50,6 +55,41 @@ def test_state_is_read_from_the_run_folder(tmp_path):
     assert steps_done(config) == 4
     (folder / "log").write_text("error: so it is\n\n")
     assert last_line(folder / "log") == "error: so it is"
+
+
+@pytest.mark.parametrize("record", [None, "", "{", "[]", "{}", '{"config": 1}', "\xff"])
+def test_a_run_whose_record_is_damaged_or_gone_is_not_finished(tmp_path, record):
+    (config,) = cells(BASE, str(tmp_path)).values()
+    folder = Path(config.run_dir)
+    folder.mkdir()
+    (folder / "results.json").write_text("{}")
+    (folder / "metrics.jsonl").write_text("[]\n")
+    if record is not None:
+        (folder / "config.json").write_text(record, encoding="latin-1")
+    assert (finished(config), steps_done(config)) == (False, 0)
+    (folder / "config.json").write_text(json.dumps({"config": settings_of(config)}))
+    assert finished(config)
+
+
+def test_a_run_that_another_sweep_computes_is_said_to_be_so(tmp_path):
+    class Job(NamedTuple):
+        result: Callable[[], int]
+
+    log = tmp_path / "a.log"
+    run = Run(
+        [sys.executable, "-c", "import time; print('a bar', flush=True); time.sleep(60)"], log
+    )
+    first = threading.Thread(target=run)
+    first.start()
+    while not log.exists() or not log.read_text():
+        time.sleep(0.01)
+    try:
+        other = Run([sys.executable, "-c", "print('never')"], log)
+        assert reason(Job(other), log) == "another sweep is at work on it"
+    finally:
+        run.process.terminate()
+        first.join()
+    assert reason(Job(other), log) == "never"
 
 
 def tiny(folder, **changes):

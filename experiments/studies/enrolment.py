@@ -22,7 +22,7 @@ from fmaml_jax.recognition import enrol
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.recogniser import probabilities
 from fmaml_jax.recognition.support import LabelledClip
-from fmaml_jax.training.devices import set_up_compilation
+from fmaml_jax.training.devices import set_up_device
 
 
 class Kind(NamedTuple):
@@ -45,7 +45,7 @@ KINDS = {
 def main() -> None:
     """Prints a row for each number of shots and kind of support."""
     args = flags.FLAGS
-    set_up_compilation()
+    set_up_device()
     start, corpus = load_start(args.checkpoint), load(args.corpus)
     emotions = args.labels or sorted(set(corpus.labels.tolist()) - set(start.fixed))
     print(f"{corpus.corpus}: {', '.join(emotions)}; {args.enrolments} enrolments a row")

@@ -1,18 +1,20 @@
-"""What every command shares: one-sentence errors with exit code 2, and progress.
+"""What every command shares: its flags, one-sentence errors, exit codes, and progress.
 
 Neither JAX nor the audio libraries are imported here, so a command's `--help` is instant.
 """
 
 import contextlib
+import errno
 import gc
 import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 from absl import app, flags, logging
 from tqdm import tqdm
@@ -28,16 +30,54 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 """What schedulers and Ctrl-C send; SIGUSR2 is what submitit asks Slurm for before preemption."""
 
 
-def fail(message: str) -> NoReturn:
-    """Prints one line to standard error and exits with code 2."""
+MISTAKE, FULL = 2, 3
+"""Exit codes: of a mistake that the user can mend, and of what has no room to be written."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def fail(message: str, code: int = MISTAKE) -> NoReturn:
+    """Prints one line to standard error and exits."""
     print(f"error: {one_line(message)}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(code)
 
 
-def print_any_text() -> None:
-    """From now on standard output takes what is no text, as a file name may be, as an escape."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+class _Output(io.FileIO):
+    """Standard output or error whose failures end no work: what cannot be written is lost."""
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failure = error
+            return memoryview(data).nbytes
+
+
+def _open_streams() -> _Output:
+    """Standard output and error that take every text and never fail; returns the first.
+
+    Closed ones, as a job of cron may have them, lead nowhere.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)  # for processes beside this one
+    out, err = (_Output(number, "w", closefd=False) for number in (1, 2))
+    for name, output in (("stdout", out), ("stderr", err)):
+        before = getattr(sys, name)
+        stream = io.TextIOWrapper(
+            io.BufferedWriter(output),
+            encoding=before.encoding if before else "utf-8",
+            errors="backslashreplace",
+            line_buffering=name == "stderr" or output.isatty(),
+            write_through=bool(before and before.write_through),
+        )
+        setattr(sys, name, stream)
+    return out
 
 
 def unwind_on_termination() -> None:
@@ -60,6 +100,52 @@ def _unwind(number: int, frame: FrameType | None) -> None:
         sys.exit(128 + number)
 
 
+def with_flagfiles(
+    arguments: Sequence[str], beside: Path = Path(), within: Sequence[Path] = ()
+) -> list[str]:
+    """The arguments with the lines of each `--flagfile` in its place.
+
+    Args:
+        arguments: of a command line, or the lines of a flagfile.
+        beside: where a flagfile is looked for, before the working folder: beside the one that
+            names it.
+        within: the flagfiles that are being read.
+
+    Raises:
+        UserError: a flagfile cannot be read, or names itself.
+    """
+    read = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if argument == "--":
+            return [*read, argument, *rest]
+        if name not in ("-flagfile", "--flagfile"):
+            read.append(argument)
+            continue
+        path = Path((value if equals else next(rest, "")).strip()).expanduser()
+        path = (beside / path if (beside / path).exists() else path).resolve()
+        if path in within:
+            raise UserError(f"the flagfile {path} names itself; take that line out")
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the flagfile {path} ({error}); name a text") from error
+        flags_of_file = [line for line in lines if line and not line.startswith(("#", "//"))]
+        read += with_flagfiles(flags_of_file, path.parent, (*within, path))
+    return read
+
+
+def _expand_home(values: flags.FlagValues) -> None:
+    """Replaces a `~` that begins a value: shells leave it alone behind `--name=`."""
+    for name in values:
+        value = values[name].value
+        if isinstance(value, str):
+            values[name].value = os.path.expanduser(value)
+        elif isinstance(value, list):
+            values[name].value = [os.path.expanduser(str(item)) for item in value]
+
+
 def run(main: Callable[..., int | None], arguments: bool = False) -> None:
     """Parses the command line into `absl.flags.FLAGS` and exits with what `main` returns.
 
@@ -67,16 +153,19 @@ def run(main: Callable[..., int | None], arguments: bool = False) -> None:
     as a list; else it gets nothing.
 
     A flag that does not parse, a stray argument and a `UserError` end with one line and code 2,
-    Ctrl-C with one line and the shell's code for it.
+    a disk or an output without room with code 3, Ctrl-C with one line and the shell's code for it.
     """
+    output = _open_streams()
+    os.environ["MPLBACKEND"] = "agg"  # pictures become files; a setting for windows may be wrong
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            rest = flags.FLAGS(argv)
-        except flags.Error as error:
-            fail(one_line(str(error)))
+            rest = flags.FLAGS([argv[0], *with_flagfiles(argv[1:])])
+        except (flags.Error, UserError) as error:
+            fail(str(error))
         if rest[1:] and not arguments:
             fail(f"{rest[1]!r} is not a flag; write --name=value (--help lists the flags)")
+        _expand_home(flags.FLAGS)
         return rest
 
     def guarded(argv: list[str]) -> int | None:
@@ -85,15 +174,31 @@ def run(main: Callable[..., int | None], arguments: bool = False) -> None:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _unwind)
         try:
-            return main(argv[1:]) if arguments else main()
+            code = main(argv[1:]) if arguments else main()
+            sys.stdout.flush()
+            if not code and output.failure and output.failure.errno != errno.EPIPE:
+                lost = output.failure.strerror
+                fail(f"what this prints is lost ({lost}), all else is done; make room", FULL)
+            return code
         except UserError as error:
-            fail(str(error))
+            fail(str(error), FULL if _is_full(error.__cause__) else MISTAKE)
+        except OSError as error:
+            if "No usable temporary directory" in str(error):  # of Python's own `tempfile`
+                fail("there is no folder for temporary files; set TMPDIR to one you can write to")
+            if not _is_full(error):
+                raise
+            place = error.filename or "to standard output"
+            fail(f"cannot write {place}: {error.strerror}; make room and run it again", FULL)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT
 
     flags.FLAGS.set_gnu_getopt(arguments)
     app.run(guarded, flags_parser=parse)
+
+
+def _is_full(error: BaseException | None) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 class _Lines:

@@ -1,6 +1,7 @@
 """Folders that are searched, and files that are written whole or not at all."""
 
 import contextlib
+import fcntl
 import os
 import re
 import tempfile
@@ -47,9 +48,10 @@ def walk(top: Path) -> Iterator[str]:
 def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     """A file to write that appears under its name when the block ends, and never in part.
 
-    It is written beside its place under a name of its own, synced to the disk, and renamed. Text
-    is UTF-8, its line ends are left alone, and what is no text (a file name may hold any byte)
-    becomes a backslash escape.
+    It is written beside its place under a name of its own, synced to the disk, and renamed; a link
+    stays, and where it leads is written. What is no regular file, such as a pipe or /dev/null, is
+    written to as it is. Text is UTF-8, its line ends are left alone, and what is no text (a file
+    name may hold any byte) becomes a backslash escape.
 
     Args:
         path: the file; its folder exists.
@@ -58,12 +60,17 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     Raises:
         OSError: it cannot be written; what was there before is untouched.
     """
-    path = Path(path)
-    text = ("utf-8", "backslashreplace", "")
-    encoding, errors, newline = (None, None, None) if "b" in mode else text
+    options: dict[str, Any] = {}
+    if "b" not in mode:
+        options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    if is_special(path):
+        with open(path, mode, **options) as file:
+            yield file
+        return
+    path = Path(os.path.realpath(path))
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding, errors=errors, newline=newline) as file:
+        with os.fdopen(descriptor, mode, **options) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -72,6 +79,25 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Whether a path leads to something that is no regular file: a pipe, a device, a folder."""
+    return os.path.exists(path) and not os.path.isfile(path)
+
+
+def take_lock(file: IO[Any]) -> bool:
+    """Locks an open file, for as long as any process has it open; False where another has it.
+
+    A file system without locks has none to refuse.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _umask() -> int:

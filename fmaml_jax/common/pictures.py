@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 
-from fmaml_jax.common.text import one_line
+from fmaml_jax.common.fonts import lettered
 
 BLACK, ORANGE, SKY_BLUE, GREEN, YELLOW, BLUE, VERMILION, PURPLE = map(
     to_hex, matplotlib.color_sequences["okabe_ito"]
@@ -47,5 +47,9 @@ def draw_matrix(
                 color="white" if share > 0.6 else "black",
             )
     slanted = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-    axes.set_xticks(range(len(columns)), map(one_line, columns), parse_math=False, **slanted)
-    axes.set_yticks(range(len(rows)), map(one_line, rows), parse_math=False)
+    for set_ticks, names, look in (
+        (axes.set_xticks, columns, slanted),
+        (axes.set_yticks, rows, {}),
+    ):
+        labels, families = lettered(names)
+        set_ticks(range(len(names)), labels, parse_math=False, fontfamily=families, **look)

@@ -17,7 +17,7 @@ from fmaml_jax.config import Config
 from fmaml_jax.data.scale import Scale
 from fmaml_jax.maml import Params
 from fmaml_jax.model import CONTEXT, HEAD, model_of
-from fmaml_jax.training.checkpoints import refuse_damage
+from fmaml_jax.training.checkpoints import newest_intact, refuse_damage
 from fmaml_jax.training.run_folder import PACKAGES, recorded_settings
 
 
@@ -53,6 +53,8 @@ class Start(NamedTuple):
 
 def load_start(run_dir: str | os.PathLike) -> Start:
     """Reads the selected parameters of a run folder; of several seeds the first.
+
+    Where the last checkpoint is damaged, those of the one before it (see `newest_intact`).
 
     Raises:
         UserError: it is no run folder, is unfinished or damaged, is of a method or network that
@@ -99,27 +101,35 @@ def load_start(run_dir: str | os.PathLike) -> Start:
 
 def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
     checkpoints = folder.absolute() / "checkpoints"
-    unfinished = UserError(
-        f"--checkpoint={folder} is not finished; run its command again until it ends"
-    )
-    if not checkpoints.is_dir() or not any(folder.glob("**/results.json")):
-        raise unfinished
-    with ocp.CheckpointManager(checkpoints, item_handlers=ocp.PyTreeCheckpointHandler()) as manager:
-        step = manager.latest_step()
-        if step is None:
-            raise unfinished
-        with refuse_damage(checkpoints / str(step), advice):
-            tree = manager.item_metadata(step).tree
-            wanted = {
-                "selected": {"params": tree["selected"]["params"]},
-                "scale": {name: tree["scale"][name] for name in Scale._fields},
-            }
-            # Arrays of NumPy, whatever the devices were that trained.
-            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-            arguments = ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True)
-            stored = manager.restore(step, args=arguments)
-            first_seed = jax.tree.map(lambda leaf: leaf[0], stored["selected"]["params"])
-            return first_seed, Scale(**stored["scale"])
+    try:
+        if not checkpoints.is_dir() or not any(folder.glob("**/results.json")):
+            raise UserError(
+                f"--checkpoint={folder} is not finished; run its command again until it ends"
+            )
+        step = newest_intact(checkpoints)
+    except OSError as error:
+        raise UserError(
+            f"cannot read {checkpoints} ({error.strerror}); ask for permission, or for a copy"
+        ) from error
+    if step is None:
+        raise UserError(
+            f"--checkpoint={folder} has no intact checkpoint; remove it and run its command again"
+        )
+    with (
+        ocp.CheckpointManager(checkpoints, item_handlers=ocp.PyTreeCheckpointHandler()) as manager,
+        refuse_damage(checkpoints / str(step), advice),
+    ):
+        tree = manager.item_metadata(step).tree
+        wanted = {
+            "selected": {"params": tree["selected"]["params"]},
+            "scale": {name: tree["scale"][name] for name in Scale._fields},
+        }
+        # Arrays of NumPy, whatever the devices were that trained.
+        kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
+        arguments = ocp.args.PyTreeRestore(wanted, restore_args=kinds, partial_restore=True)
+        stored = manager.restore(step, args=arguments)
+        first_seed = jax.tree.map(lambda leaf: leaf[0], stored["selected"]["params"])
+        return first_seed, Scale(**stored["scale"])
 
 
 def _check_shapes(folder: Path, config: Config, params: Params, scale: Scale) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from fmaml_jax.audio.features import restore_config
 from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import is_special
 from fmaml_jax.data.scale import Scale
 from fmaml_jax.recognition.estimate import Estimate
 from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vectors
@@ -64,12 +65,12 @@ def require_writable(path: str | os.PathLike) -> None:
     Raises:
         UserError: the folder is missing or read-only, or the file is there and is no model.
     """
-    path = Path(path)
-    if path.exists() and not _is_model(path):
+    if os.path.isdir(path) or (os.path.isfile(path) and not _is_model(path)):
         raise UserError(f"--out={path} is there and is no model; choose another name")
-    if not os.access(path.parent, os.W_OK):
-        state = "cannot be written" if path.parent.is_dir() else "is no folder"
-        raise UserError(f"--out={path}: {path.parent} {state}; choose another folder")
+    folder = Path(os.path.realpath(path)).parent
+    if not is_special(path) and not os.access(folder, os.W_OK):
+        state = "cannot be written" if folder.is_dir() else "is no folder"
+        raise UserError(f"--out={path}: {folder} {state}; choose another folder")
 
 
 def load(path: str | os.PathLike) -> Recogniser:
@@ -135,7 +136,7 @@ def _probe(recogniser: Recogniser) -> np.ndarray:
     return logits_of_vectors(recogniser, vector[None, None])
 
 
-def _is_model(path: Path) -> bool:
+def _is_model(path: str | os.PathLike) -> bool:
     try:
         return "model" in archive.read(path, _MAKE)[0]
     except UserError:

@@ -1,7 +1,6 @@
 """Pictures of a recogniser's estimate and of a recording's timeline."""
 
 import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import whole_file
+from fmaml_jax.common.fonts import lettered
 from fmaml_jax.common.pictures import (
     BLUE,
     GREEN,
@@ -22,7 +23,6 @@ from fmaml_jax.common.pictures import (
     YELLOW,
     draw_matrix,
 )
-from fmaml_jax.common.text import one_line
 from fmaml_jax.recognition.recogniser import Recogniser
 from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction
 
@@ -88,7 +88,8 @@ def draw_timeline(prediction: Prediction) -> Figure:
     waveform.set_ylim(-1.1, 1.1)
     waveform.set_yticks([])
     lanes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
-    lanes.set_yticks(range(len(labels)), map(one_line, labels), parse_math=False)
+    names, families = lettered(labels)
+    lanes.set_yticks(range(len(labels)), names, parse_math=False, fontfamily=families)
     lanes.set_xlim(0, prediction.seconds)
     lanes.xaxis.set_major_formatter(FuncFormatter(_clock))
     step = next((s for s in TICKS if prediction.seconds / s <= 7), prediction.seconds / 5)
@@ -120,11 +121,9 @@ def _clock(seconds: float, _: int) -> str:
 
 
 def png(figure: Figure) -> bytes:
-    """The picture as a PNG file; letters that no font has are boxes."""
+    """The picture as a PNG file."""
     file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        figure.savefig(file, format="png", dpi=150)
+    figure.savefig(file, format="png", dpi=150)
     return file.getvalue()
 
 
@@ -136,7 +135,8 @@ def save_picture(path: Path, figure: Figure) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png(figure))
+        with whole_file(path, "wb") as file:
+            file.write(png(figure))
     except OSError as error:
         raise UserError(
             f"cannot write the picture {path}: {error.strerror or error}; choose another folder"

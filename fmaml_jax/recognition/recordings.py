@@ -133,7 +133,6 @@ def predict_each(
     """
     # Late, so that a file that is missing is said before JAX is there.
     from fmaml_jax.recognition import predict
-    from fmaml_jax.recognition.pictures import draw_timeline, save_picture
 
     with progress("listening", sum(recording.seconds for recording in recordings), " s") as bar:
         before = 0
@@ -154,6 +153,9 @@ def predict_each(
             for warning in prediction.warnings:
                 _say(bar, f"warning: {recording.path}: {warning}")
             if pictures:
+                # Late, since Matplotlib wants a folder that it can write, for its list of fonts.
+                from fmaml_jax.recognition.pictures import draw_timeline, save_picture
+
                 picture = Path(pictures, recording.name.with_suffix(".png"))
                 save_picture(picture, draw_timeline(prediction))
             done.append(prediction.seconds)
@@ -213,10 +215,8 @@ def _writing(path: Path) -> Iterator[io.TextIOBase]:
 @contextlib.contextmanager
 def _standard_output() -> Iterator[io.TextIOBase]:
     """Standard output in UTF-8; a reader that has had enough, such as `head`, is no error."""
-    assert isinstance(sys.stdout, io.TextIOWrapper)
-    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", newline="")
-    try:
-        yield sys.stdout
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with (
+        contextlib.suppress(BrokenPipeError),
+        open(1, "w", -1, "utf-8", "backslashreplace", newline="", closefd=False) as file,
+    ):
+        yield file

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from fmaml_jax.common.fonts import lettered
 from fmaml_jax.common.pictures import (
     BLACK,
     BLUE,
@@ -71,6 +69,7 @@ def draw(runs: Sequence[Run]) -> tuple[list[Picture], list[Remark]]:
         sorted({run.shots for run in runs}),
         _featured(cells, rows),
     )
+    _, families = lettered([*map(target_name, grid.targets), *runs[0].results["classes"]])
     pictures, remarks = [], []
     for name, make in (
         ("figure3", _loss_by_step),
@@ -80,7 +79,9 @@ def draw(runs: Sequence[Run]) -> tuple[list[Picture], list[Remark]]:
         ("recall", _recall),
         ("embedding", _embedding),
     ):
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        with matplotlib.rc_context(
+            {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": families}
+        ):
             figure, text = make(grid)
             if figure is None:
                 remarks.append(Remark("left out", f"figure {name}", text))
@@ -88,7 +89,6 @@ def draw(runs: Sequence[Run]) -> tuple[list[Picture], list[Remark]]:
             png, svg = io.BytesIO(), io.BytesIO()
             figure.savefig(png, format="png", dpi=150)
             figure.savefig(svg, format="svg", metadata={"Date": None})
-            plt.close(figure)
         pictures.append(Picture(name, text, png.getvalue(), svg.getvalue()))
     return pictures, remarks
 
@@ -123,8 +123,16 @@ def _styles(grid: _Grid) -> dict[Row, dict]:
     }
 
 
-def _panels(rows: int, columns: int, **settings) -> tuple[Figure, np.ndarray]:
-    return plt.subplots(rows, columns, squeeze=False, layout="constrained", **settings)
+def _panels(
+    rows: int, columns: int, figsize: tuple[float, float], **settings
+) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **settings)
+
+
+def _target(target: str) -> str:
+    [name], _ = lettered([target_name(target)])
+    return name
 
 
 def _legend(figure: Figure, axes: np.ndarray, columns: int, **settings) -> None:
@@ -183,7 +191,7 @@ def _loss_by_step(grid: _Grid) -> tuple[Figure | None, str]:
                     markevery=max(1, len(steps) // 8),
                     label=f"{row.label}, {what}",
                 )
-        axis.set_title(target_name(target))
+        axis.set_title(_target(target))
         axis.set_xlabel("meta-step")
         axis.set_ylim(bottom=0)
     axes[0, 0].set_ylabel("query loss (nats)")
@@ -234,7 +242,7 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[Figure | None, str]:
                 )
             axis.set_xticks(range(len(grid.shots)), grid.shots)
     for axis, target in zip(axes[0], targets, strict=True):
-        axis.set_title(target_name(target))
+        axis.set_title(_target(target))
     for axis in axes[1]:
         axis.set_xlabel("shots")
     emotions = next(iter(grid.cells.values()))[0].results["ways"]
@@ -294,7 +302,7 @@ def _accuracy_by_inner_step(grid: _Grid) -> tuple[Figure | None, str]:
                     )
             axis.xaxis.get_major_locator().set_params(integer=True)
     for axis, target in zip(axes[0], targets, strict=True):
-        axis.set_title(target_name(target))
+        axis.set_title(_target(target))
     for axis in axes[1]:
         axis.set_xlabel("inner step")
     _chance(grid, axes)
@@ -326,7 +334,7 @@ def _confusion(grid: _Grid) -> tuple[Figure, str]:
                 continue
             shares = np.mean([run.results[MODE]["confusion"] for run in found], axis=0)
             draw_matrix(axis, shares, classes, classes)
-            axis.set_title(f"{row.label}, {target_name(target)}", fontsize=10)
+            axis.set_title(f"{row.label}, {_target(target)}", fontsize=10)
     figure.supxlabel("answer", fontsize=10)
     figure.supylabel("true class", fontsize=10)
     return figure, (
@@ -354,7 +362,7 @@ def _recall(grid: _Grid) -> tuple[Figure, str]:
                 recalls = [[run.results[MODE]["recall"][c] for c in classes] for run in found]
                 shares[i] = np.mean(recalls, axis=0)
         draw_matrix(axis, shares, [row.label for row in rows], classes)
-        axis.set_title(target_name(target))
+        axis.set_title(_target(target))
     return figure, (
         f"Recall of each class in %, {shots} shots, {MODE} batch norm, means over seeds; blank "
         "where a method was not run."
@@ -383,11 +391,11 @@ def _embedding(grid: _Grid) -> tuple[Figure | None, str]:
             if not (found := points(row, target)):
                 axis.set_axis_off()
                 continue
-            axis.set_title(f"{row.label}, {target_name(target)}", fontsize=10)
+            axis.set_title(f"{row.label}, {_target(target)}", fontsize=10)
             for part, size, edge in (("query", 16, "none"), ("support", 70, "black")):
                 places = np.asarray(found[part]).reshape(-1, 2)
                 labels = np.asarray(found[f"{part}_labels"])
-                for i, name in enumerate(classes):
+                for i, name in enumerate(lettered(classes)[0]):
                     own = places[labels == i]
                     axis.scatter(
                         own[:, 0],

@@ -1,23 +1,79 @@
-"""Checkpoints that are looked over before Orbax reads them."""
+"""Checkpoints: written with the checksums of their files, and read where these agree."""
 
 import contextlib
+import hashlib
+import logging
+import os
+import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import tensorstore
+import orbax.checkpoint as ocp
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import whole_file
+from fmaml_jax.training.devices import first_process
 
-ZARRAY = b"/.zarray"
-"""How the description of an array in a checkpoint is named: by the array's name and this."""
+SUMS = "SHA256SUMS"
+"""In the folder of a meta-step, as `sha256sum --check` reads it."""
+
+
+def save(manager: ocp.CheckpointManager, step: int, content: Any) -> None:
+    """Writes a checkpoint and, now that it is whole, the checksums of its files.
+
+    Raises:
+        OSError: it cannot be written, as where the disk is full; those before it are untouched.
+    """
+    logger = logging.getLogger("absl")
+    logger.disabled = True  # Orbax logs the traceback of what it raises
+    try:
+        manager.save(step, args=ocp.args.StandardSave(content))
+        manager.wait_until_finished()
+    except ValueError as error:  # by which tensorstore tells of the system's errors
+        if found := re.search(r"os_error_code='(\d+)'", str(error)):
+            code = int(found[1])
+            raise OSError(code, os.strerror(code), str(manager.directory)) from error
+        raise
+    finally:
+        logger.disabled = False
+    if first_process():
+        folder = Path(manager.directory, str(step))
+        with whole_file(folder / SUMS) as file:
+            file.write(_sums(folder))
+
+
+def newest_intact(checkpoints: Path) -> int | None:
+    """The last meta-step whose files are those that were written; damaged ones are named.
+
+    A checkpoint without checksums, of an earlier version, is taken for intact.
+
+    Raises:
+        OSError: the folder or a file cannot be read.
+    """
+    for step in sorted(_steps(checkpoints), reverse=True):
+        folder = checkpoints / str(step)
+        sums = folder / SUMS
+        if not sums.exists() or sums.read_bytes() == _sums(folder).encode():
+            return step
+        print(f"warning: {folder} is damaged; the checkpoint before it is taken", file=sys.stderr)
+    return None
+
+
+def drop_damaged(checkpoints: Path) -> None:
+    """Removes what came after the newest intact checkpoint, for the run to make it anew."""
+    if checkpoints.exists():
+        newest = newest_intact(checkpoints) or 0
+        for step in _steps(checkpoints):
+            if step > newest:
+                shutil.rmtree(checkpoints / str(step))
 
 
 @contextlib.contextmanager
 def refuse_damage(checkpoint: Path, remedy: str) -> Iterator[None]:
     """Turns what fails in the block, where Orbax reads a checkpoint, into one sentence.
-
-    Orbax reads all arrays at once, and where several fail it tells of one: the others print their
-    tracebacks whenever they end. So every array is read here before, one after the other.
 
     Args:
         checkpoint: the folder of a meta-step.
@@ -27,19 +83,27 @@ def refuse_damage(checkpoint: Path, remedy: str) -> Iterator[None]:
         UserError: the checkpoint is damaged or of another version.
     """
     try:
-        # Resolved, since tensorstore has no paths with "..".
-        base = {"driver": "file", "path": f"{checkpoint.resolve()}/default/"}
-        arrays = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-        names = [key[: -len(ZARRAY)] for key in arrays.list().result() if key.endswith(ZARRAY)]
-        if not names:
-            raise FileNotFoundError("it holds no arrays")
-        for name in names:
-            array = {"driver": "zarr", "kvstore": arrays.spec().to_json() | {"path": name.decode()}}
-            tensorstore.open({**array, "fill_missing_data_reads": False}).result().read().result()
         yield
-    except Exception as error:  # what they raise for damage is not documented
+    except Exception as error:  # what Orbax raises for damage is not documented
         first_line = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
             f"the checkpoint in {checkpoint} is damaged or of another version "
             f"({first_line[0][:200]}); {remedy}"
         ) from error
+
+
+def _steps(checkpoints: Path) -> list[int]:
+    return [int(entry.name) for entry in checkpoints.iterdir() if entry.name.isdecimal()]
+
+
+def _sums(folder: Path) -> str:
+    """A line for each file below the folder; hidden ones are the file system's."""
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != SUMS and not file.name.startswith(".")
+    )
+    return "".join(
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder).as_posix()}\n"
+        for file in files
+    )

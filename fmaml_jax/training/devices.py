@@ -173,22 +173,22 @@ def set_up(distributed: bool = False) -> None:
     # experiments/benchmarks. No number of devices depends on it where there is an accelerator.
     if "JAX_NUM_CPU_DEVICES" not in os.environ:
         jax.config.update("jax_num_cpu_devices", cores())
-    try:
-        if distributed:
+    if distributed:
+        with _finding_devices():
             jax.distributed.initialize(
                 heartbeat_timeout_seconds=PEER_TIMEOUT, shutdown_timeout_seconds=PEER_TIMEOUT
             )
+    set_up_device()
+
+
+def set_up_device() -> None:
+    """Finds a device; products of float32 in full, and compiled programs kept for later runs.
+
+    Raises:
+        UserError: there is none.
+    """
+    with _finding_devices():
         jax.devices()
-    except RuntimeError as error:
-        raise UserError(
-            f"JAX finds no device ({' '.join(str(error).split())}); install the plugin that "
-            "JAX_PLATFORMS names, or unset it"
-        ) from error
-    set_up_compilation()
-
-
-def set_up_compilation() -> None:
-    """Products of float32 in full, and compiled programs kept for later runs."""
     # Products are rounded to fewer bits on GPU and TPU otherwise, and results differ.
     jax.config.update("jax_default_matmul_precision", "float32")
     # In a folder that only the user can write. Without a home that can be written, every run
@@ -197,3 +197,14 @@ def set_up_compilation() -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmaml_jax"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@contextlib.contextmanager
+def _finding_devices() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:  # the second for CUDA without a GPU
+        reason = f" ({' '.join(str(error).split())})" if str(error) else ""
+        raise UserError(
+            f"JAX finds no device{reason}; install the plugin that JAX_PLATFORMS names, or unset it"
+        ) from error

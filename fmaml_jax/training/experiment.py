@@ -16,6 +16,7 @@ from fmaml_jax.data.split import Clips, Split
 from fmaml_jax.learners import Network, find_method
 from fmaml_jax.model import input_frames, model_of, pool_time
 from fmaml_jax.training import evaluate, plots
+from fmaml_jax.training.checkpoints import drop_damaged
 from fmaml_jax.training.devices import (
     any_process,
     first_process,
@@ -56,6 +57,7 @@ def run(config: Config) -> list[dict[str, Any]]:
                     config, clips.hashes, clips.feature_config, jax.devices()[0].device_kind
                 )
                 held.enter_context(run_folder(folder, description))
+                drop_damaged(folder / "checkpoints")
         if any_process(first_process() and all(file.exists() for file in files)):
             print(f"{folder} is finished; remove it to run it again")
             results = [json.loads(file.read_text()) for file in files]

@@ -3,13 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from fmaml_jax.common.files import whole_file
+from fmaml_jax.common.fonts import lettered
 from fmaml_jax.common.pictures import BLUE, GREEN, PURPLE, VERMILION, draw_matrix
 
 # Line styles serve in print.
@@ -25,9 +23,8 @@ def convergence(path: Path, results: dict) -> None:
     """
     curve = results["curve"]
     tested = "episodes" in results
-    figure, axes = plt.subplots(
-        2, 1 + tested, figsize=(9, 6), sharey="row", layout="constrained", squeeze=False
-    )
+    figure = Figure((9, 6), layout="constrained")
+    axes = figure.subplots(2, 1 + tested, sharey="row", squeeze=False)
     for row, quantity in enumerate(("loss", "accuracy")):
         by_step = axes[row, 0]
         by_step.plot(curve["step"], curve[quantity], color=TRAIN, label="training tasks")
@@ -55,7 +52,7 @@ def convergence(path: Path, results: dict) -> None:
     axes[1, 0].set_xlabel("meta-step")
     if tested:
         axes[0, 1].legend(title="batch norm")
-        axes[0, 1].set_title(f"adaptation to {results['target']}, {results['episodes']} episodes")
+        axes[0, 1].set_title(f"adaptation, {results['episodes']} episodes")
         axes[1, 1].set_xlabel("inner step")
     for axis in axes[1]:
         axis.set_ylim(0, 1)
@@ -70,7 +67,7 @@ def convergence(path: Path, results: dict) -> None:
             ha="right",
             transform=axis.get_yaxis_transform(),
         )
-    figure.suptitle(_title(results))
+    _head(figure, results)
     _save(figure, path)
 
 
@@ -83,7 +80,8 @@ def confusion(path: Path, classes: Sequence[str], results: dict) -> None:
         results: the content of `results.json`.
     """
     modes = ("transductive", "inductive")
-    figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True, layout="constrained")
+    figure = Figure((11, 5.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, mode in zip(axes, modes, strict=True):
         draw_matrix(axis, np.asarray(results[mode]["confusion"]), classes, classes)
         axis.set_aspect("equal")
@@ -91,14 +89,16 @@ def confusion(path: Path, classes: Sequence[str], results: dict) -> None:
         uar = results[mode]["uar"]
         axis.set_title(f"{mode} batch norm, UAR {100 * uar['mean']:.1f}%")
     axes[0].set_ylabel("true class")
-    figure.suptitle(_title(results) + ", % of the true class's queries")
+    _head(figure, results, ", % of the true class's queries")
     _save(figure, path)
 
 
-def _title(results: dict) -> str:
-    return f"{results['method']}, target {results['target']}, {results['shots']}-shot"
+def _head(figure: Figure, results: dict, more: str = "") -> None:
+    text = f"{results['method']}, target {results['target']}, {results['shots']}-shot{more}"
+    [title], families = lettered([text])
+    figure.suptitle(title, fontfamily=families)
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    with whole_file(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=130)

@@ -1,7 +1,6 @@
 """A run's folder: what it was made from, and what came out of it."""
 
 import contextlib
-import fcntl
 import json
 import platform
 import re
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import whole_file
+from fmaml_jax.common.files import take_lock, whole_file
 from fmaml_jax.config import Config
 
 LIST_OF_NUMBERS = re.compile(r"\[([-+.\deE,\s]+)\]")
@@ -63,14 +62,10 @@ def run_folder(path: Path, description: dict[str, Any]) -> Iterator[None]:
             f"cannot use --run_dir={path}: {error.strerror}; choose a folder that can be written"
         ) from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not take_lock(lock):
             raise UserError(
                 f"another process is at work in --run_dir={path}; wait for it or stop it"
-            ) from error
-        except OSError:
-            pass  # a file system without locks
+            )
         _claim(path, description)
         yield
 

@@ -28,7 +28,7 @@ from fmaml_jax.data.scale import Scale
 from fmaml_jax.data.split import Split
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import AnyArray, Params, meta_gradient
-from fmaml_jax.training.checkpoints import refuse_damage
+from fmaml_jax.training.checkpoints import refuse_damage, save
 from fmaml_jax.training.devices import (
     Layout,
     any_process,
@@ -166,6 +166,7 @@ def train(
 
     Raises:
         NonFiniteLossError: names the meta-step; the last good state is kept.
+        OSError: a file cannot be written; the last checkpoint is whole.
         InterruptedRunError: a signal to stop came; the state is saved.
     """
     # ---- state: new, or as the last checkpoint has it
@@ -205,10 +206,9 @@ def train(
         with refuse_damage(checkpoints / str(step), remedy):
             state, selected, _ = manager.restore(step, args=ocp.args.StandardRestore(target))
 
-    def save() -> None:
+    def save_once() -> None:
         if manager.latest_step() != step:
-            manager.save(step, args=ocp.args.StandardSave(Checkpoint(state, selected, scale)))
-            manager.wait_until_finished()
+            save(manager, step, Checkpoint(state, selected, scale))
 
     # ---- validation on held-out source speakers: the same episodes every time
     val_pools, val_shape = validation_tasks(split.val, shape, split.groups)
@@ -255,7 +255,7 @@ def train(
             state, metrics = update(state, features, episodes)
             episodes = tasks(step + 1)  # while the device computes
             if not metrics.finite:
-                save()
+                save_once()
                 raise NonFiniteLossError(
                     f"the loss or its gradient is not finite at meta-step {step + 1}; the state "
                     f"after meta-step {step} is saved; {ADVICE}"
@@ -282,9 +282,9 @@ def train(
                     log("val_", step, validated)
                     val_accuracies = [val_accuracy for _, val_accuracy in validated]
                 selected = keep_best(val_accuracies, step)
-                save()
+                save_once()
             if any_process(bool(received)):
-                save()
+                save_once()
                 raise InterruptedRunError(
                     f"stopped after meta-step {step}, which is saved; the same command continues",
                     received[0] if received else signal.SIGTERM,
@@ -318,11 +318,11 @@ def _reopened(folder: Path, step: int) -> TextIO:
     folder.mkdir(exist_ok=True)
     path = folder / "metrics.jsonl"
     kept = []
-    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+    for line in path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []:
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
-        except json.JSONDecodeError:  # cut short by a kill, so later than the checkpoint
+        except (ValueError, LookupError, TypeError):  # cut short, so later than the checkpoint
             break
     with whole_file(path) as file:
         file.write("".join(kept))
@@ -334,7 +334,7 @@ def learning_curve(folder: Path) -> dict[str, list] | None:
 
     Returns:
         Middle, mean loss and mean accuracy of each window over training tasks (`step`, `loss`,
-        `accuracy`) and every validation (`val_step`, ...); None where nothing was meta-trained.
+        `accuracy`) and every validation (`val_step`, ...); None where no meta-step was noted.
     """
     path = folder / "metrics.jsonl"
     if not path.exists():
@@ -342,6 +342,8 @@ def learning_curve(folder: Path) -> dict[str, list] | None:
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     training = [line for line in lines if "loss" in line]
     validation = [line for line in lines if "val_loss" in line]
+    if not training:  # a folder that was copied without it
+        return None
     windows = np.array_split(np.arange(len(training)), min(CURVE_POINTS, len(training)))
     return {
         **{
