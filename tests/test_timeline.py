@@ -11,13 +11,14 @@ import pytest
 import soundfile
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
+from fmaml_jax.audio.quality import NO_SPEECH, QUIET
+from fmaml_jax.audio.voice_activity import CHUNK, Heard, hear, in_chunks
 from fmaml_jax.recognition import predict
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import fit
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.recognition.timeline import (
     AHEAD,
-    CHUNK,
     HOP,
     LEAST,
     LEAST_CHUNKS,
@@ -26,16 +27,13 @@ from fmaml_jax.recognition.timeline import (
     STRETCH_CHUNKS,
     UNSURE,
     WINDOW,
-    Heard,
     Stretch,
-    _chunks,
     _described,
     _merged,
     _Piece,
     _pieces,
     _without_islands,
     find_speech,
-    hear,
     predict_file,
 )
 from tests.speech import EMOTIONS
@@ -103,7 +101,7 @@ def test_chunks_hold_all_samples_whatever_the_blocks():
     samples = np.arange(2000, dtype=np.float32)
     for sizes in ([2000], [1, 511, 513, 975], [1900, 100]):
         blocks = np.split(samples, np.cumsum(sizes)[:-1])
-        chunks = list(_chunks(blocks))
+        chunks = list(in_chunks(blocks))
         assert [len(chunk) for chunk in chunks] == [512, 512, 512, 464]
         np.testing.assert_array_equal(np.concatenate(chunks), samples)
 
@@ -146,7 +144,7 @@ def check_speech(samples, truth, recall):
     """Speech is found where it was put, to a resolution of a millisecond."""
     found, true = (np.zeros(len(samples) // 16 + 1, bool) for _ in range(2))
     end = 0
-    for stretch in find_speech(hear(_chunks([samples]))):
+    for stretch in find_speech(hear(in_chunks([samples]))):
         assert stretch.start >= end
         end = stretch.start + len(stretch.samples)
         np.testing.assert_array_equal(stretch.samples, samples[stretch.start : end])
@@ -159,6 +157,32 @@ def check_speech(samples, truth, recall):
 
 def test_synthetic_speech_is_found_where_it_was_put(trained):
     check_speech(*spoken(trained, 60), recall=0.6)
+
+
+def spoken_seconds(samples):
+    return sum(len(s.samples) for s in find_speech(hear(in_chunks([samples])))) / SAMPLE_RATE
+
+
+def at_level(samples, decibels):
+    """As a file of 16 bits has them whose root mean square is so far below full scale."""
+    level = 10 ** (decibels / 20) / np.sqrt(np.mean(samples**2))
+    return (np.round(samples * level * 32768) / 32768).astype(np.float32)
+
+
+def test_quiet_speech_is_found_after_a_loud_sound(trained):
+    loud, _ = spoken(trained, 30)
+    knock = np.zeros(20 * SAMPLE_RATE, np.float32)
+    knock[1000:4000] = 0.5
+    recording = np.concatenate([knock, at_level(loud, -66)])
+    assert spoken_seconds(recording) == pytest.approx(spoken_seconds(loud), rel=0.02)
+
+
+@needs_shared
+def test_real_speech_that_is_quiet_is_found_as_when_it_is_loud():
+    files = sorted((SHARED / "corpora" / "ravdess").rglob("*.flac"))[::60]
+    samples = np.concatenate([read_clip(file).samples for file in files])
+    loud, quiet = (spoken_seconds(at_level(samples, level)) for level in (-20, -45))
+    assert quiet == pytest.approx(loud, rel=0.02)
 
 
 @needs_shared
@@ -257,14 +281,41 @@ def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
     assert unsure.segments[0][2:4] == (UNSURE, 0.5)
 
 
-def test_a_long_file_without_speech_has_no_segments(tmp_path):
-    soundfile.write(tmp_path / "quiet.wav", np.zeros(20 * 8000), 8000)
+def test_a_long_file_without_speech_is_answered_as_its_beginning_is(tmp_path):
+    samples = np.zeros(20 * 8000)
+    samples[:4000] = 2.0
     told = []
-    found = predict_file(str(tmp_path / "quiet.wav"), CLASSES, list, levels, report=told.append)
-    assert found.segments == ()
-    assert found.seconds == 20
+    for name, count in (("long", None), ("short", 15 * 8000)):
+        soundfile.write(tmp_path / f"{name}.wav", samples[:count], 8000, "FLOAT")
+    short, long = (
+        predict_file(str(tmp_path / f"{name}.wav"), CLASSES, list, levels, report=told.append)
+        for name in ("short", "long")
+    )
+    assert long.segments == (short.segments[0]._replace(end=20.0),)
+    assert short.segments[0].probabilities[1] == pytest.approx(0.5 / 15, rel=0.01)
+    assert NO_SPEECH in short.warnings
+    assert NO_SPEECH in long.warnings
+    assert long.seconds == 20
     assert told[-1] == 20
-    assert not found.envelope.any()
+    soundfile.write(tmp_path / "nothing.wav", np.zeros(20 * 8000), 8000)
+    nothing = predict_file(str(tmp_path / "nothing.wav"), CLASSES, list, levels)
+    assert not nothing.envelope.any()
+    assert {QUIET, NO_SPEECH} <= set(nothing.warnings)
+
+
+def test_a_file_is_a_clip_up_to_fifteen_seconds(tmp_path, trained):
+    """One sample more is a recording, whose windows are shorter."""
+    speech = np.resize(spoken(trained, 16)[0], 15 * SAMPLE_RATE + 1)
+    for count, longest in ((15 * SAMPLE_RATE, 15 * SAMPLE_RATE), (len(speech), WINDOW)):
+        lengths = []
+        soundfile.write(tmp_path / "a.wav", speech[:count], SAMPLE_RATE)
+
+        def describe(windows, lengths=lengths):
+            lengths += map(len, windows)
+            return windows
+
+        predict_file(str(tmp_path / "a.wav"), CLASSES, describe, levels)
+        assert max(lengths) == longest
 
 
 @pytest.mark.parametrize(("samples", "rate"), [(1, 48_000), (6, 16_000)])
