@@ -1,8 +1,9 @@
 """What is said of sound that is no good clip, and that nothing is said of good ones."""
 
+import collections
+
 import numpy as np
 import pytest
-import soundfile
 import soxr
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE, read_clip
@@ -147,13 +148,15 @@ def test_findings_in_sum_name_three_clips():
 
 @needs_shared
 @pytest.mark.slow
-@pytest.mark.parametrize("corpus", ["emodb", "emovo", "nemo", "ravdess", "cremad"])
-def test_fewer_than_one_in_a_hundred_real_clips_has_a_finding_of_a_kind(corpus):
-    files = sorted((SHARED / "corpora" / corpus).rglob("*.flac"))
-    said = [
-        (file.name, clip_findings(read_clip(file).samples, soundfile.info(file).samplerate))
-        for file in files
+def test_hardly_any_real_clip_has_a_finding():
+    """But for those that are clipped: some of CREMA-D's shouts are."""
+    files = [
+        file
+        for corpus in ("emodb", "emovo", "nemo", "ravdess", "cremad")
+        for file in sorted((SHARED / "corpora" / corpus).rglob("*.flac"))[::5]
     ]
-    kinds = {kind for _, found in said for kind in found}
-    shares = {kind: sum(kind in found for _, found in said) / len(files) for kind in kinds}
-    assert max(shares.values(), default=0) < 0.01, shares
+    clips = map(read_clip, files)
+    said = [kind for clip in clips for kind in clip_findings(clip.samples, clip.sample_rate)]
+    counts = collections.Counter(said)
+    assert counts.pop("clipped, recorded too loud", 0) < 0.02 * len(files)
+    assert max(counts.values(), default=0) < 0.01 * len(files), counts

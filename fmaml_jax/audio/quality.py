@@ -1,7 +1,7 @@
 """What is wrong with sound, told by its samples: findings, each the end of a sentence.
 
 Limits are such that fewer than one in a hundred clips of any of five corpora (3,449 clips of EmoDB,
-EMOVO, nEMO, RAVDESS and CREMA-D) are beyond one.
+EMOVO, nEMO, RAVDESS and CREMA-D) are beyond one; but 2% of CREMA-D's are clipped indeed.
 """
 
 import collections
