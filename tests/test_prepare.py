@@ -28,7 +28,7 @@ from fmaml_jax.audio.features import FEATURES, extract, restore_config
 from fmaml_jax.audio.mfcc import MfccConfig, mfcc
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import load, save
-from fmaml_jax.data.shards import join
+from fmaml_jax.data.shards import Skipped, join
 from tests.commands import run_module
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -343,7 +343,9 @@ def test_command_keeps_the_good_and_names_the_bad(mixed, tmp_path):
     out = tmp_path / "new" / "folder" / "x.npz"
     done = command("--corpus=emodb", f"--audio_dir={mixed}", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("warning: '03a01Fa', ")
+    assert first.endswith(" more: no speech was found in it")
     header = "language clips anger happiness neutral speakers mean seconds"
     assert lines[0].split() == header.split()
     assert lines[1].split() == ["de", "3", "1", "1", "1", "3", "2.00"]
@@ -461,6 +463,78 @@ def test_unwritable_outputs(tmp_path):
         check_out(tmp_path / "folder.npz")
 
 
+@pytest.mark.usefixtures("one_process")
+def test_the_best_copy_of_a_take_that_can_be_read_is_kept(tmp_path, monkeypatch):
+    for take, seed in (("1001_IEO_ANG_HI", 1), ("1002_IEO_ANG_HI", 2)):
+        write(tmp_path / "AudioWAV" / f"{take}.wav", noise(0.5, seed))
+        write(tmp_path / "AudioMP3" / f"{take}.mp3", noise(0.5, seed))
+    damaged = tmp_path / "AudioWAV" / "1002_IEO_ANG_HI.wav"
+    damaged.write_bytes(damaged.read_bytes()[:9000])
+    dataset, skipped, _ = prepare("cremad", tmp_path, PAPER, processes=1)
+    assert dataset.speakers.tolist() == ["1001", "1002"]
+    kept = ("AudioWAV/1001_IEO_ANG_HI.wav", "AudioMP3/1002_IEO_ANG_HI.mp3")
+    for features, file in zip(dataset.features, kept, strict=True):
+        np.testing.assert_array_equal(features, mfcc(read_clip(tmp_path / file).samples, PAPER))
+    reasons = dict(skipped)
+    assert reasons["AudioMP3/1001_IEO_ANG_HI.mp3"] == (
+        "another copy of the take in AudioWAV/1001_IEO_ANG_HI.wav, which is kept"
+    )
+    assert "truncated" in reasons["AudioWAV/1002_IEO_ANG_HI.wav"]
+    assert len(reasons) == 2
+
+
+@pytest.mark.usefixtures("one_process")
+def test_parts_of_a_file_are_clips(tmp_path, capsys):
+    samples = noise(3.0)
+    write(tmp_path / "a.wav", samples)
+    rows = "a.wav,joy,0.5,1.25\na.wav,awe,1.25,\nb.wav,joy,1,9\n"
+    (tmp_path / "manifest.csv").write_text(f"path,label,start,end\n{rows}")
+    write(tmp_path / "b.wav", noise(3.0, 1))
+    dataset, skipped, _ = prepare("manifest", tmp_path, PAPER, "en", processes=1)
+    assert skipped == []
+    assert dataset.names.tolist() == ["a from 0.5 to 1.25 s", "a from 1.25 s on", "b from 1 to 9 s"]
+    np.testing.assert_allclose(dataset.seconds, [0.75, 1.75, 2.0])
+    part = write(tmp_path / "part.wav", samples[8000:20000])
+    np.testing.assert_array_equal(dataset.features[0], mfcc(read_clip(part).samples, PAPER))
+    assert "warning: 'b from 1 to 9 s': cut off, since the file ends" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("one_process")
+def test_what_may_be_wrong_with_clips_is_said_in_sum(tmp_path, capsys):
+    """A finding a line; silence of no language may be silent, and a clip is no two samples."""
+    for number in range(5):
+        write(tmp_path / "audio" / f"{number}.wav", noise(0.3, number))
+    write(tmp_path / "audio" / "hush.wav", 0.0001 * noise(2.0, 7))
+    for name, seconds in (("two", 2 / 16_000), ("short", 0.099), ("enough", 0.101)):
+        write(tmp_path / "audio" / f"{name}.wav", noise(seconds, 8))
+    rows = [f"{path.name},joy,en" for path in sorted((tmp_path / "audio").iterdir())]
+    rows = [row.replace("joy,en", "silence,zxx") if "hush" in row else row for row in rows]
+    (tmp_path / "audio" / "manifest.csv").write_text("\n".join(["path,label,language", *rows]))
+    dataset, skipped, _ = prepare("manifest", tmp_path / "audio", PAPER, processes=1)
+    assert dataset.names.tolist() == ["0", "1", "2", "3", "4", "enough", "hush"]
+    reason = "shorter than 0.1 s, too short for a clip"
+    assert skipped == [Skipped("short.wav", reason), Skipped("two.wav", reason)]
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: '0', '1', '2' and 3 more: shorter than 0.5 s, too short to hear an emotion in",
+        "warning: '0', '1', '2' and 3 more: no speech was found in it",
+    ]
+
+
+@pytest.mark.usefixtures("one_process")
+def test_corpora_have_names_and_namesakes_are_warned_of(tmp_path, capsys):
+    write(tmp_path / "wav" / "joy" / "1.wav", noise(0.3))
+    write(tmp_path / "mp3" / "joy" / "1.mp3", noise(0.3))
+    dataset, *_ = prepare("folders", tmp_path, PAPER, "en", processes=1)
+    assert dataset.corpus == tmp_path.name
+    assert "1 files are called as another" in (said := capsys.readouterr().out)
+    assert "such as mp3/joy/1.mp3 and wav/joy/1.wav; where they are copies" in said
+    dataset, *_ = prepare("folders", tmp_path / "wav", PAPER, "en", name=" My  x", processes=1)
+    assert dataset.corpus == "My x"
+    assert "called as another" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="--name=  is empty"):
+        prepare("folders", tmp_path, PAPER, "en", name=" ")
+
+
 @pytest.mark.slow
 @needs_shared
 def test_real_corpus_matches_its_readme():
@@ -531,9 +605,13 @@ def test_finished_shards_are_kept_and_others_made_again(copies, tmp_path):
     assert make_shards(copies, out, 3) == [paths[1]]
     assert [path.read_bytes() for path in paths] == content
 
-    write(copies / "joy" / "0.wav", noise(0.3, 50))  # in the first shard
-    later = paths[0].stat().st_mtime + 1
-    os.utime(copies / "joy" / "0.wav", (later, later))
+    replaced = copies / "joy" / "0.wav"  # in the first shard
+    os.utime(replaced, (4e9, 4e9))  # its time alone says nothing
+    assert make_shards(copies, out, 3) == []
+    size = replaced.stat().st_size
+    write(replaced, noise(0.3, 50))
+    os.utime(replaced, (1, 1))  # as an archive leaves it
+    assert replaced.stat().st_size == size
     assert make_shards(copies, out, 3) == [paths[0]]
     assert paths[0].read_bytes() != content[0]
 
