@@ -11,14 +11,16 @@ import pytest
 import soundfile
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
-from fmaml_jax.audio.quality import NO_SPEECH, QUIET
+from fmaml_jax.audio.quality import FAR_FROM_SPEECH, NO_SPEECH, QUIET
 from fmaml_jax.audio.voice_activity import CHUNK, Heard, hear, in_chunks
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import predict
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import fit
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.recognition.timeline import (
     AHEAD,
+    CLIP_SECONDS,
     HOP,
     LEAST,
     LEAST_CHUNKS,
@@ -375,16 +377,48 @@ def test_true_answers_give_the_true_boundaries(tmp_path, trained):
     assert found.segments[-1].end == found.seconds == stop / SAMPLE_RATE
 
 
-def test_a_timeline_of_real_answers(recording, trained, start):
+@pytest.fixture(scope="module")
+def recogniser(trained, start):
+    support = [
+        read_clip_as(clip, label, start)
+        for clip, label in zip(trained[1].paths, trained[1].labels, strict=True)
+        if label in EMOTIONS
+    ]
+    return fit(start, support, {}, ("neutral",), ())
+
+
+def test_predict_warns_of_what_enrol_warns_of(recogniser, trained, start, tmp_path):
+    # What is far from a few hundred clips is near to as many as a real checkpoint has seen.
+    scale = start.scale._replace(matrix=start.scale.matrix / 3)
+    start, recogniser = start._replace(scale=scale), recogniser._replace(scale=scale)
+    time = np.arange(20 * SAMPLE_RATE) / SAMPLE_RATE
+    chord = 0.1 * sum(np.sin(2 * np.pi * hertz * time) for hertz in (220, 277, 330))
+    speech = spoken(trained, 20)[0]
+
+    def warnings(sound, seconds, rate=SAMPLE_RATE):
+        soundfile.write(tmp_path / "a.wav", sound[: round(seconds * rate)], rate)
+        found = predict(recogniser, tmp_path / "a.wav").warnings
+        if seconds <= CLIP_SECONDS:
+            assert found == read_clip_as(tmp_path / "a.wav", "anger", start).findings
+        return found
+
+    assert FAR_FROM_SPEECH in warnings(chord, 3)
+    assert {FAR_FROM_SPEECH, NO_SPEECH} <= set(warnings(chord, 20))
+    assert warnings(speech, 3) == warnings(speech, 20) == ()
+    assert "shorter than 0.5 s" in warnings(speech, 0.01)[0]
+    assert "only 8000 samples a second" in warnings(speech[::2], 20, 8000)[0]
+
+
+@pytest.mark.parametrize("abstain", [float("nan"), -0.1, 1.1])
+def test_what_is_no_probability_is_none_to_abstain_by(recogniser, recording, abstain):
+    with pytest.raises(UserError, match=r"abstain=.* is no probability; give a number"):
+        predict(recogniser, recording[0], abstain=abstain)
+
+
+def test_a_timeline_of_real_answers(recording, trained, recogniser):
     """Clips that the recogniser knows, put together, get their labels back."""
     path, _, truth = recording
     _, speech = trained
-    support = [
-        read_clip_as(clip, label, start)
-        for clip, label in zip(speech.paths, speech.labels, strict=True)
-        if label in EMOTIONS
-    ]
-    recogniser = fit(start, support, {}, ("neutral",), ())
     found = predict(recogniser, path)
     assert found.segments == predict(recogniser, path).segments
     right = 0.0
