@@ -4,6 +4,7 @@ import collections
 import hashlib
 import math
 import os
+import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +17,8 @@ from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_clip
 from fmaml_jax.audio.features import extract
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, walk
-from fmaml_jax.common.text import read_table
+from fmaml_jax.common.files import is_audio, passed_over, walk
+from fmaml_jax.common.text import one_line, read_table
 from fmaml_jax.data.scale import scaled
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.timeline import UNSURE
@@ -126,20 +127,20 @@ def read_clip_as(
         )
     try:
         header = probe(path)
-        seconds = (header.seconds if end is None else min(end, header.seconds)) - begin
-        if seconds > LONGEST_CLIP:
+        last = math.inf if end is None else end
+        # A second too much tells what is too long, also where the header does not.
+        sound = read_clip(path, begin, min(last, begin + LONGEST_CLIP + 1))
+        if sound.seconds > LONGEST_CLIP:
+            seconds = max(sound.seconds, min(last, header.seconds) - begin)
             raise AudioError(
                 f"{seconds:,.0f} s long, and a clip is at most {LONGEST_CLIP:g} s; cut it, or list "
                 "its parts in a CSV with the columns start and end"
             )
-        if seconds <= 0:
-            raise AudioError(f"only {header.seconds:g} s long, which ends before {begin:g} s")
-        sound = read_clip(path, begin, end)
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
     features = extract(sound.samples, start.feature_config)
     findings = [*sound.findings, *_findings(sound.samples, header.sample_rate, features, start)]
-    if end is not None and end > header.seconds + ROUNDED:
+    if end is not None and end > begin + sound.seconds + ROUNDED:
         findings.append("cut off, since the file ends earlier than the CSV says")
     return LabelledClip(
         name,
@@ -252,7 +253,10 @@ def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> li
 
 def _folder_rows(folder: Path) -> list[_Row]:
     """Sound files by the first folder below `folder` that they are in."""
-    files = sorted(file for file in walk(folder) if is_audio(file))
+    found = list(walk(folder))
+    files = sorted(file for file in found if is_audio(file))
+    if others := passed_over(found):
+        print(one_line(f"{folder}: no sound, passed over: {others}"), file=sys.stderr)
     if stray := [file for file in files if "/" not in file]:
         raise UserError(
             f"{stray[0]} lies in no folder of a label; put each clip into a folder that is called "
