@@ -101,8 +101,8 @@ BOXES = (
     _module("convolution", "fast under vmap", 298, 442, 136, 52, colour=CORE),
     _module("config", "settings, limits", 448, 442, 142, 52, colour=CORE),
     _module("synthesis", "synthetic speech, noise, silence", 640, 384, 210, 80),
-    _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 542, 480, 50),
-    _module("audio", "sound to MFCCs, or to descriptors", 504, 542, 386, 50),
+    _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 532, 480, 66),
+    _module("audio", "sound to MFCCs, or to descriptors", 504, 532, 386, 66),
     FOUNDATION,
 )
 
