@@ -108,14 +108,14 @@ def prepare(
     manifest: Path | None = None,
     name: str = "",
     processes: int = cores(),
-) -> tuple[Dataset, list[Skipped], int]:
+) -> tuple[Dataset, list[Skipped], str]:
     """Reads a corpus.
 
     The arguments are the command's flags, without a `name` the corpus's own or its folder's.
 
     Returns:
-        The prepared corpus sorted by name, the skipped clips, and the number of files that were
-        ignored because they are no audio.
+        The prepared corpus sorted by name, the skipped clips, and what else lies there
+        (`passed_over`).
 
     Raises:
         UserError: see `list_clips` and `extract_all`; or no clip is left.
@@ -182,7 +182,7 @@ def prepare_shards(
             print(f"{path} is there")
             continue
         dataset, skipped = _read(called, audio_dir, clips[part], names[part], config, processes)
-        print_skipped(skipped, 0, strict)
+        print_skipped(skipped, "", strict)
         save(path, dataset._replace(shard=shard))
         print(f"wrote {path}: {len(dataset.names)} clips", flush=True)
         made.append(path)
@@ -289,8 +289,8 @@ def _nothing(corpus: str, audio_dir: Path, listing: Listing) -> str:
             f"example {example.file}: {example.reason}); check --corpus and --audio_dir"
         )
     return (
-        f"there is no audio in {audio_dir} ({listing.ignored} other files); check --audio_dir, or "
-        "convert the clips to WAV or FLAC"
+        f"there is no audio in {audio_dir} (but {listing.ignored or 'nothing'}); check "
+        "--audio_dir, or convert the clips to WAV or FLAC"
     )
 
 
@@ -319,12 +319,12 @@ def report(skipped: Iterable[Skipped]) -> str:
     return "\n".join([f"skipped clips: {len(lines)}", *lines]) if lines else ""
 
 
-def print_skipped(skipped: Sequence[Skipped], ignored: int, strict: bool) -> None:
+def print_skipped(skipped: Sequence[Skipped], ignored: str, strict: bool) -> None:
     """Prints what is not read; raises UserError if `strict` and there are skipped clips."""
     if skipped:
         print(report(skipped))
     if ignored:
-        print(f"ignored files that are no audio: {ignored}")
+        print(f"no audio, passed over: {ignored}")
     if skipped and strict:
         raise UserError(
             f"--strict is set and {len(skipped)} clips were skipped, so their file was not "

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, walk, whole_file
+from fmaml_jax.common.files import is_audio, passed_over, walk, whole_file
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.common.text import one_line
 from fmaml_jax.recognition.formats import Format
@@ -55,7 +55,10 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
     recordings = []
     for argument in map(Path, arguments):
         if argument.is_dir():
-            names = sorted(name for name in walk(argument) if is_audio(name))
+            files = list(walk(argument))
+            names = sorted(name for name in files if is_audio(name))
+            if others := passed_over(files):
+                print(one_line(f"{argument}: no sound, passed over: {others}"), file=sys.stderr)
             recordings += [_recording(argument / name, Path(name)) for name in names]
             if not names:
                 raise UserError(f"{argument} holds no sound files; name another folder")

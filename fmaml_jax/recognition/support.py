@@ -2,7 +2,9 @@
 
 import collections
 import hashlib
+import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +23,13 @@ from fmaml_jax.audio.quality import (
 )
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, walk
+from fmaml_jax.common.files import is_audio, passed_over, walk
 from fmaml_jax.common.text import (
     clean_name,
     is_text,
     listed_file,
     name_key,
+    one_line,
     one_spelling,
     read_part,
     read_table,
@@ -129,15 +132,15 @@ def read_clip_as(
         )
     try:
         header = probe(path)
-        seconds = (header.seconds if end is None else min(end, header.seconds)) - begin
-        if seconds > LONGEST_CLIP:
+        last = math.inf if end is None else end
+        # A second too much tells what is too long, also where the header does not.
+        sound = read_clip(path, begin, min(last, begin + LONGEST_CLIP + 1))
+        if sound.seconds > LONGEST_CLIP:
+            seconds = max(sound.seconds, min(last, header.seconds) - begin)
             raise AudioError(
                 f"{seconds:,.0f} s long, and a clip is at most {LONGEST_CLIP:g} s; cut it, or list "
                 "its parts in a CSV with the columns start and end"
             )
-        if seconds <= 0:
-            raise AudioError(f"only {header.seconds:g} s long, which ends before {begin:g} s")
-        sound = read_clip(path, begin, end)
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
     features = extract(sound.samples, start.feature_config)
@@ -147,7 +150,7 @@ def read_clip_as(
         findings.append(f"longer than {longest:g} s, of which the middle alone is used")
     if QUIET not in findings and far_from_speech(scaled(features[None], start.scale)).all():
         findings.append(FAR_FROM_SPEECH)
-    if end is not None and end > header.seconds + ROUNDED:
+    if end is not None and end > begin + sound.seconds + ROUNDED:
         findings.append("cut off, since the file ends earlier than the CSV says")
     return LabelledClip(
         name,
@@ -213,15 +216,18 @@ def look_over(
 
 def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> list[str]:
     """A sentence for each finding, with the clips it is about; those of `fixed` are passed over."""
-    passed_over = set(map(name_key, fixed))
+    silent = set(map(name_key, fixed))
     return in_sum(
-        (clip.name, clip.findings) for clip in clips if name_key(clip.label) not in passed_over
+        (clip.name, clip.findings) for clip in clips if name_key(clip.label) not in silent
     )
 
 
 def _folder_rows(folder: Path) -> list[_Row]:
     """Sound files by the first folder below `folder` that they are in."""
-    files = sorted(file for file in walk(folder) if is_audio(file))
+    found = list(walk(folder))
+    files = sorted(file for file in found if is_audio(file))
+    if others := passed_over(found):
+        print(one_line(f"{folder}: no sound, passed over: {others}"), file=sys.stderr)
     if stray := [file for file in files if "/" not in file]:
         raise UserError(
             f"{stray[0]} lies in no folder of a label; put each clip into a folder that is called "
