@@ -17,6 +17,7 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import predict
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import fit
+from fmaml_jax.recognition.recordings import find_recordings, predict_each
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.recognition.timeline import (
     AHEAD,
@@ -333,6 +334,18 @@ def test_every_format_holds_a_clip_of_a_millisecond(tmp_path):
     for written in FORMATS.values():
         written.write([found], file := io.StringIO())
         assert "low" in file.getvalue()
+
+
+def test_files_of_less_than_a_second_count_for_progress(tmp_path, recogniser, capsys):
+    for number, length in enumerate((0.2, 0.9, 1.1)):
+        soundfile.write(tmp_path / f"{number}.wav", np.ones(round(8000 * length)) / 2, 8000)
+    (tmp_path / "3.wav").touch()
+    found = find_recordings([str(tmp_path)])
+    assert [recording.seconds for recording in found] == [1, 1, 2, 0]
+    done = []
+    assert len(list(predict_each(recogniser, found, 0.0, None, "", done))) == 3
+    assert "100% 4/4" in capsys.readouterr().err.splitlines()[-1]
+    assert done[3] is None
 
 
 @pytest.fixture(scope="module")
