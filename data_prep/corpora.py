@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, walk
+from fmaml_jax.common.files import is_audio, passed_over, walk
 from fmaml_jax.common.text import (
     Row,
     clean_name,
@@ -226,11 +226,11 @@ class Clip(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What a corpus folder holds: clips, skipped files, and how many files are no audio."""
+    """What a corpus folder holds: clips, skipped files, and what else lies there."""
 
     clips: list[Clip]
     skipped: list[Skipped]
-    ignored: int = 0
+    ignored: str = ""
 
 
 def list_clips(
@@ -283,7 +283,7 @@ def list_clips(
         found = [
             item._replace(language=language) if isinstance(item, Clip) else item for item in found
         ]
-    return _sort(found, ignored=len(files) - len(audio))
+    return _sort(found, passed_over(files))
 
 
 def parse(row: Corpus, file: str) -> Clip | Skipped:
@@ -353,7 +353,7 @@ def _parse_folder(file: str, language: str) -> Clip | Skipped:
     return Clip(file, clean_name(folder).lower(), language)
 
 
-def _sort(found: Iterable[Clip | Skipped], ignored: int = 0) -> Listing:
+def _sort(found: Iterable[Clip | Skipped], ignored: str = "") -> Listing:
     """Splits and sorts by name, makes names one that look the same, gives silence its language."""
     clips, skipped = [], []
     for item in found:

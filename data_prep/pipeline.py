@@ -29,11 +29,12 @@ from data_prep.corpora import (
 )
 from fmaml_jax.audio.decoding import AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES, FeatureConfig, extract
+from fmaml_jax.audio.quality import LEAST_SECONDS, clip_findings, in_sum
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.common.text import clean_name, did_you_mean, name_key, text_table
-from fmaml_jax.data.dataset import Dataset, Shard, load, save
+from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset, Shard, load, save
 from fmaml_jax.data.shards import Skipped, drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
@@ -57,6 +58,8 @@ def extract_clip(
     for number, file in enumerate(files):
         try:
             sound = read_clip(audio_dir / file, begin, end)
+            if sound.seconds < LEAST_SECONDS:
+                raise AudioError(f"shorter than {LEAST_SECONDS:g} s, too short for a clip")
         except AudioError as error:
             skipped.append(Skipped(file, str(error)))
             continue
@@ -65,6 +68,8 @@ def extract_clip(
         findings = sound.findings
         if end is not None and begin + sound.seconds < end - ROUNDED:
             findings += ("cut off, since the file ends earlier than the manifest says",)
+        if clip.language != NO_LANGUAGE:
+            findings += clip_findings(sound.samples, sound.sample_rate)
         features = extract(sound.samples, config)
         return Recording(features, sound.seconds, file, findings), skipped
     return None, skipped
@@ -103,14 +108,14 @@ def prepare(
     manifest: Path | None = None,
     name: str = "",
     processes: int = cores(),
-) -> tuple[Dataset, list[Skipped], int]:
+) -> tuple[Dataset, list[Skipped], str]:
     """Reads a corpus.
 
     The arguments are the command's flags, without a `name` the corpus's own or its folder's.
 
     Returns:
-        The prepared corpus sorted by name, the skipped clips, and the number of files that were
-        ignored because they are no audio.
+        The prepared corpus sorted by name, the skipped clips, and what else lies there
+        (`passed_over`).
 
     Raises:
         UserError: see `list_clips` and `extract_all`; or no clip is left.
@@ -177,7 +182,7 @@ def prepare_shards(
             print(f"{path} is there")
             continue
         dataset, skipped = _read(called, audio_dir, clips[part], names[part], config, processes)
-        print_skipped(skipped, 0, strict)
+        print_skipped(skipped, "", strict)
         save(path, dataset._replace(shard=shard))
         print(f"wrote {path}: {len(dataset.names)} clips", flush=True)
         made.append(path)
@@ -213,9 +218,8 @@ def _read(
     skipped = [item for _, others in results for item in others]
     entries = zip(clips, names, results, strict=True)
     read = [(clip, name, found) for clip, name, (found, _) in entries if found]
-    doubts = [Skipped(found.file, what) for *_, found in read for what in found.findings]
-    if doubts:
-        print(report(doubts, "doubtful clips, which are read"))
+    for finding in in_sum((name, found.findings) for _, name, found in read):
+        print(f"warning: {finding}")
     dataset = Dataset(
         corpus=corpus,
         feature_config=config._asdict(),
@@ -285,8 +289,8 @@ def _nothing(corpus: str, audio_dir: Path, listing: Listing) -> str:
             f"example {example.file}: {example.reason}); check --corpus and --audio_dir"
         )
     return (
-        f"there is no audio in {audio_dir} ({listing.ignored} other files); check --audio_dir, or "
-        "convert the clips to WAV or FLAC"
+        f"there is no audio in {audio_dir} (but {listing.ignored or 'nothing'}); check "
+        "--audio_dir, or convert the clips to WAV or FLAC"
     )
 
 
@@ -309,18 +313,18 @@ def table(dataset: Dataset) -> str:
     return text_table(rows)
 
 
-def report(skipped: Iterable[Skipped], title: str = "skipped clips") -> str:
+def report(skipped: Iterable[Skipped]) -> str:
     """A line for each skipped clip, those of one reason together; "" where there is none."""
     lines = [f"  {item.file}: {item.reason}" for item in sorted(skipped, key=lambda s: s[::-1])]
-    return "\n".join([f"{title}: {len(lines)}", *lines]) if lines else ""
+    return "\n".join([f"skipped clips: {len(lines)}", *lines]) if lines else ""
 
 
-def print_skipped(skipped: Sequence[Skipped], ignored: int, strict: bool) -> None:
+def print_skipped(skipped: Sequence[Skipped], ignored: str, strict: bool) -> None:
     """Prints what is not read; raises UserError if `strict` and there are skipped clips."""
     if skipped:
         print(report(skipped))
     if ignored:
-        print(f"ignored files that are no audio: {ignored}")
+        print(f"no audio, passed over: {ignored}")
     if skipped and strict:
         raise UserError(
             f"--strict is set and {len(skipped)} clips were skipped, so their file was not "

@@ -68,7 +68,7 @@ def _commands(title: str, purpose: str, names: str, *place: float) -> Box:
     return Box(title, purpose, members, *place, COMMAND)
 
 
-FOUNDATION = _module("common", "errors, files, processes, the console", 10, 606, 880, 50)
+FOUNDATION = _module("common", "errors, files, processes, the console", 10, 612, 880, 44)
 """Arrows to it are not drawn: everything may use it."""
 PAPER = Box("The paper: F-MAML", "", (), 44, 270, 560, 238)
 """It stands behind the boxes of `CORE`."""
@@ -101,8 +101,8 @@ BOXES = (
     _module("convolution", "fast under vmap", 298, 442, 136, 52, colour=CORE),
     _module("config", "settings, limits", 448, 442, 142, 52, colour=CORE),
     _module("synthesis", "synthetic speech, noise, silence", 640, 384, 210, 80),
-    _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 542, 480, 50),
-    _module("audio", "sound to MFCCs, or to descriptors", 504, 542, 386, 50),
+    _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 542, 430, 62),
+    _module("audio", "sound to MFCCs or descriptors, and what is wrong with it", 454, 542, 436, 62),
     FOUNDATION,
 )
 

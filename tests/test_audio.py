@@ -18,12 +18,13 @@ def path(tmp_path):
     ("rate", "channels"), [(8_000, 1), (11_025, 2), (16_000, 2), (44_100, 1), (48_000, 12)]
 )
 def test_a_stream_has_the_samples_of_the_clip(path, rate, channels):
-    """To the bit, and those of a program that averages and resamples the whole in one go."""
+    """To the bit; and those of a program that averages and resamples the whole in one go."""
     samples = noise(40 + 1 / 3, rate=rate, channels=channels).astype(np.float32)
     soundfile.write(path, samples, rate, "FLOAT")
     mono = samples.reshape(-1, channels).mean(axis=1)
     whole = read_clip(path).samples
-    np.testing.assert_array_equal(whole, soxr.resample(mono, rate, SAMPLE_RATE))
+    theirs = soxr.resample(mono - mono.mean(dtype=float), rate, SAMPLE_RATE)
+    np.testing.assert_allclose(whole, theirs, atol=1e-6)
     blocks = list(read_blocks(path).blocks)
     assert len(blocks) > 2
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
@@ -34,10 +35,13 @@ def test_a_part_is_a_slice(path):
     samples = noise(3)
     soundfile.write(path, samples, SAMPLE_RATE, "DOUBLE")
     whole = read_clip(path).samples
-    np.testing.assert_array_equal(read_clip(path, 0.5, 1.25).samples, whole[8000:20_000])
-    np.testing.assert_array_equal(read_clip(path, 2.5).samples, whole[40_000:])
-    np.testing.assert_array_equal(read_clip(path, 2.5, 99).samples, whole[40_000:])
-    with pytest.raises(AudioError, match="no samples after 3 s"):
+    for part, expected in (
+        (read_clip(path, 0.5, 1.25), whole[8000:20_000]),
+        (read_clip(path, 2.5), whole[40_000:]),
+        (read_clip(path, 2.5, 99), whole[40_000:]),
+    ):
+        np.testing.assert_allclose(part.samples, expected - expected.mean(), atol=1e-6)
+    with pytest.raises(AudioError, match="only 3 s long, which ends before 3 s"):
         read_clip(path, 3.0)
 
 
@@ -46,8 +50,11 @@ def test_a_part_of_a_compressed_file_is_at_its_place(path, suffix):
     path = path.with_suffix(suffix)
     soundfile.write(path, noise(3), SAMPLE_RATE)
     whole = read_clip(path).samples
-    np.testing.assert_allclose(read_clip(path, 0.5, 1.25).samples, whole[8000:20_000], atol=1e-4)
-    np.testing.assert_allclose(read_clip(path, 2.5).samples, whole[40_000:], atol=1e-4)
+    for part, expected in (
+        (read_clip(path, 0.9, 1.25), whole[14_400:20_000]),
+        (read_clip(path, 2.5), whole[40_000:]),
+    ):
+        np.testing.assert_allclose(part.samples, expected - expected.mean(), atol=1e-4)
 
 
 def test_a_part_of_a_damaged_file_can_be_read(path):
@@ -63,10 +70,8 @@ def test_what_a_stream_refuses(path):
     samples = noise(20)
     samples[-100] = np.nan
     soundfile.write(path, samples, SAMPLE_RATE, "FLOAT")
-    blocks = read_blocks(path).blocks
-    assert len(next(blocks))
     with pytest.raises(AudioError, match="NaN"):
-        list(blocks)
+        read_blocks(path)
     path.write_text("no audio")
     for read in (probe, lambda p: list(read_blocks(p).blocks)):
         with pytest.raises(AudioError, match="unreadable"):

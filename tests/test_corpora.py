@@ -133,14 +133,14 @@ def test_search_takes_any_audio_suffix_and_leaves_the_rest(tmp_path):
     touch(
         tmp_path,
         *("a/b/03a01Wa.FLAC", "03a02Wa.ogg", "03a04Wa.mp3", "03a05Wa.Wav"),
-        *("._03a01Wa.wav", ".trash/03a07Wa.wav", "readme.txt", "03a01Wa"),
+        *("._03a01Wa.wav", ".trash/03a07Wa.wav", "readme.txt", "03a01Wa", "a/Thumbs.db"),
     )
     (tmp_path / "loop").symlink_to(tmp_path)
     clips, skipped, ignored = list_clips("emodb", tmp_path)
     assert [clip.file for clip in clips] == [
         *("03a02Wa.ogg", "03a04Wa.mp3", "03a05Wa.Wav", "a/b/03a01Wa.FLAC")
     ]
-    assert (skipped, ignored) == ([], 4)
+    assert (skipped, ignored) == ([], "1 .txt, 1 hidden, 1 without a suffix")
 
 
 def test_names_are_unique():

@@ -1,51 +1,70 @@
 """A sound file of any format, rate and channel count -> mono samples at 16 kHz."""
 
-import contextlib
-import io
+import mmap
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+import stat
+from collections.abc import Iterable, Iterator
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
-import soundfile
 import soxr
 from jaxtyping import Float32
+
+from fmaml_jax.audio import ffmpeg, libsndfile
+from fmaml_jax.audio.source import AudioError, Block, Header, UnknownFormatError
+
+__all__ = [
+    "SAMPLE_RATE",
+    "AudioError",
+    "Header",
+    "Sound",
+    "Stream",
+    "probe",
+    "read_blocks",
+    "read_clip",
+]
 
 SAMPLE_RATE = 16_000
 """Samples per second of every clip after `read_clip`."""
 
-_BLOCK = 1 << 18  # frames decoded at a time, so that no header decides how much memory is taken
-_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's frame count for a FLAC file without one
-_PLACEHOLDER = 0x7FFF_0000  # encoders that write to a pipe declare sizes from here upwards
+_HEAD = 4096  # bytes of the beginning that tell what a file is
 _LOUDEST = 1e12  # above 32-bit integers stored as floats; sums of such squares stay finite
-_HEADER_BYTES = 44  # some writers count the WAV header into the data, which loses no sample
-_SHORTER = re.compile(r"^\s*(?:data|SSND|riff|Data Size) +: (\d+) \(should be (\d+)\)", re.M)
-_CUT_SHORT = (
-    "does not match value from 'ds64' chunk",
-    "Seems to be a truncated file",
-    "Last page lacks an end-of-stream bit",
-    "Junk after the last page",
+_OFFSET = 0.05  # of full scale; a sound card with more is broken
+_WEAK = 0.1  # of the largest range of a channel; what is below is crosstalk
+_CANCELLED = 2  # times weaker than what the strongest channel alone gives it is a mean
+# What libsndfile reads to the end and to the bit: WAV, AIFF, FLAC, AU, CAF, and older formats.
+_LIBSNDFILE = re.compile(
+    rb"RIFF....WAVE|RIFX|RF64|riff|FORM....AIF|FORM....(8SVX|16SV)|fLaC|\.snd|dns\.|caff"
+    rb"|Creative Voice File|NIST_1A| paf|fap |2BIT|PVF1|\x64\xa3[\x01-\x04]\x00",
+    re.DOTALL,
 )
-
-
-class AudioError(Exception):
-    """Why a file is no usable clip: a phrase such as "empty"."""
-
-
-class Header(NamedTuple):
-    """What a file says of itself: samples per second, and length in seconds."""
-
-    sample_rate: int
-    seconds: float
+_MPEG_IN_WAV = re.compile(rb"fmt ....[\x50\x55]\x00", re.DOTALL)
+_FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
+_FLAC_SAMPLES = slice(21, 26)  # the last 36 bits of these are their number, 0 if unknown
+_NO_SOUND = {
+    re.compile(start, re.IGNORECASE | re.DOTALL): what
+    for start, what in {
+        rb"version https://git-lfs": "a pointer of Git LFS, not the sound; run git lfs pull",
+        rb"\s*<(!doctype|html|head|\?xml)": "a web page or XML; download the sound again",
+        rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b|BZh|\xfd7zXZ": "an archive; unpack it",
+        rb"%PDF|\x89PNG|\xff\xd8\xff|GIF8": "a picture or a document, no sound",
+        rb"MThd": "MIDI, notes without sound; record it to WAV",
+        rb"....(ftyp|moov|mdat|wide|free)": "MP4 that was never finished, or damaged; copy it "
+        "again, or repair it",
+        rb"\x00+$": "nothing but zeros, as of a copy that broke off; copy it again",
+        rb"[\t\n\r -~]+$": "text, no sound",
+    }.items()
+}
+_UNKNOWN = "of no sound format that is known here; convert it to WAV or FLAC"
 
 
 class Sound(NamedTuple):
     """What was read of a file.
 
     Attributes:
-        samples: mono at `SAMPLE_RATE`, 1.0 is full scale.
+        samples: mono at `SAMPLE_RATE`, 1.0 is full scale, without a constant offset.
         sample_rate: the file's own samples per second.
         seconds: how long that is.
         findings: what may be wrong with it, each the end of a sentence.
@@ -66,21 +85,44 @@ class Stream(NamedTuple):
     findings: tuple[str, ...] = ()
 
 
+class _Survey(NamedTuple):
+    """What is known of a file when all of it has been decoded.
+
+    Attributes:
+        sample_rate: the file's own.
+        frames: samples of each channel.
+        channel: the one that is used; None for their mean.
+        offset: the mean of what is used.
+        findings: ends of sentences.
+    """
+
+    sample_rate: int
+    frames: int
+    channel: int | None
+    offset: np.float32
+    findings: tuple[str, ...]
+
+
 def probe(path: str | os.PathLike) -> Header:
     """Reads a file's header alone.
 
     Raises:
         AudioError: the file is unreadable or empty.
     """
-    with _opened(path) as sound:
-        return Header(sound.samplerate, sound.frames / sound.samplerate)
+    try:
+        return _decoder(path).probe(path)
+    except Exception as error:
+        raise _refusal(path, error) from error
 
 
 def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = None) -> Sound:
-    """Decodes a file, averages its channels and resamples to `SAMPLE_RATE`.
+    """Decodes a file to one channel at `SAMPLE_RATE`, without a constant offset.
+
+    That channel is the mean of all, or where they cancel each other, or all but one are as good as
+    empty, the strongest.
 
     Args:
-        path: a file of any format that libsndfile reads.
+        path: a file of any format that libsndfile or FFmpeg reads.
         start: where the part to read begins, in seconds.
         end: where it ends; None is the end of the file.
 
@@ -88,112 +130,155 @@ def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = N
         At least one sample, all finite, not all zero.
 
     Raises:
-        AudioError: the file is unreadable, empty, truncated, holds NaN or infinity, or is silent.
+        AudioError: the file is unreadable, empty, truncated, damaged, holds NaN or infinity, or is
+            silent.
     """
-    with _opened(path) as sound:
-        samples = np.concatenate(list(_mono_blocks(sound, start, end)))
-        mono = soxr.resample(samples, sound.samplerate, SAMPLE_RATE)
-    if not mono.any():
-        raise AudioError("all samples are zero")
-    return Sound(mono, sound.samplerate, len(samples) / sound.samplerate)
+    decoded = list(_decoded(path, start, end))
+    survey = _survey(decoded)
+    samples = np.concatenate([_mono(block, survey) for block in decoded])
+    if not samples.any():
+        raise AudioError("all samples are zero, or one constant")
+    return Sound(
+        soxr.resample(samples, survey.sample_rate, SAMPLE_RATE),
+        survey.sample_rate,
+        survey.frames / survey.sample_rate,
+        survey.findings,
+    )
 
 
 def read_blocks(path: str | os.PathLike) -> Stream:
     """The samples of `read_clip`, the same ones, in blocks of some seconds.
 
-    It takes the memory of a few blocks, however long the file is. Silence is no error here, and
-    that a file is cut is known at its end alone.
+    It takes the memory of a few blocks, however long the file is, since it is decoded twice: what
+    is taken off its samples depends on all of them. Silence is no error here.
 
     Raises:
-        AudioError: the file is unreadable, empty, truncated, or holds NaN or infinity.
+        AudioError: see `read_clip`; before there is a block.
     """
-    header = probe(path)
-    return Stream(_blocks(path), header.sample_rate, header.seconds)
-
-
-def _blocks(path: str | os.PathLike) -> Iterator[Float32[np.ndarray, " samples"]]:
-    with _opened(path) as sound:
-        stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, "float32")
-        for block in _mono_blocks(sound):
-            yield stream.resample_chunk(block)
-        yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
-
-
-@contextlib.contextmanager
-def _opened(path: str | os.PathLike) -> Iterator[soundfile.SoundFile]:
-    """The file, its header checked, and with at least one sample by that."""
-    try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise AudioError("empty (0 bytes)")
-    except OSError as error:
-        raise AudioError(f"unreadable ({error.strerror})") from error
-    sound = _open(os.fsencode(path))
-    if not sound.frames:  # a WAV written to a pipe may declare no data at all, and hold some
-        sound.close()
-        sound = _open(io.BytesIO(_with_open_end(Path(path).read_bytes())))
-    with sound:
-        if not sound.frames:
-            raise AudioError("empty (no samples)")
-        yield sound
-
-
-def _open(file: bytes | io.BytesIO) -> soundfile.SoundFile:
-    try:
-        sound = soundfile.SoundFile(file)
-    except soundfile.SoundFileError as error:
-        raise AudioError(f"unreadable ({_phrase(error)})") from error
-    if sound.frames == _UNKNOWN_FRAMES:
-        sound.close()
-        raise AudioError("unreadable (its header has no length; encode it again to a file)")
-    if not 1_000 <= sound.samplerate <= 1_000_000:
-        sound.close()
-        raise AudioError(f"unreadable (its header says {sound.samplerate} samples a second)")
-    return sound
-
-
-def _mono_blocks(
-    sound: soundfile.SoundFile, start: float = 0.0, end: float | None = None
-) -> Iterator[Float32[np.ndarray, " frames"]]:
-    """The mean of the channels, block by block, at the file's own rate."""
-    first = round(start * sound.samplerate)
-    last = sound.frames if end is None else min(sound.frames, round(end * sound.samplerate))
-    if first >= last:
-        raise AudioError(f"empty (no samples after {start:g} s)")
-    if first:
-        sound.seek(first)
-    left = last - first
-    try:
-        while left and len(block := sound.read(min(_BLOCK, left), "float32", always_2d=True)):
-            if not (np.abs(block) < _LOUDEST).all():  # false for NaN
-                raise AudioError("NaN or infinite samples")
-            left -= len(block)
-            yield block.mean(axis=1)
-    except soundfile.SoundFileError as error:
-        raise AudioError(f"truncated or damaged ({_phrase(error)})") from error
-    if left or (end is None and _is_cut_short(sound.extra_info)):
-        raise AudioError("truncated (the file ends before the audio that it declares)")
-
-
-def _is_cut_short(log: str) -> bool:
-    """Whether libsndfile's log of the header, which it otherwise passes over, shows a cut."""
-    sizes = [(int(declared), int(found)) for declared, found in _SHORTER.findall(log)]
-    return any(phrase in log for phrase in _CUT_SHORT) or any(
-        found + _HEADER_BYTES < declared < _PLACEHOLDER for declared, found in sizes
+    survey = _survey(_decoded(path))
+    return Stream(
+        _resampled(_decoded(path), survey),
+        survey.sample_rate,
+        survey.frames / survey.sample_rate,
+        survey.findings,
     )
 
 
-def _with_open_end(raw: bytes) -> bytes:
-    """A WAV file whose empty data chunk is declared to last until the end of the file.
+def _resampled(
+    blocks: Iterable[Block], survey: _Survey
+) -> Iterator[Float32[np.ndarray, " samples"]]:
+    stream = soxr.ResampleStream(survey.sample_rate, SAMPLE_RATE, 1, "float32")
+    for block in blocks:
+        yield stream.resample_chunk(_mono(block, survey))
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
-    Left as it is where the RIFF size agrees with the file: then the clip is really empty.
+
+def _decoded(
+    path: str | os.PathLike, start: float = 0.0, end: float | None = None
+) -> Iterator[Block]:
+    """Blocks of finite samples, all of one rate and number of channels."""
+    shape = None
+    try:
+        for block in _decoder(path).decode(path, start, end):
+            if not (np.abs(block.samples) < _LOUDEST).all():  # false for NaN
+                raise AudioError("NaN or infinite samples")
+            last, shape = shape, (block.sample_rate, block.samples.shape[1])
+            if last not in (None, shape):
+                raise AudioError("its sample rate or channels change in the middle; cut it there")
+            yield block
+    except Exception as error:
+        raise _refusal(path, error) from error
+
+
+def _survey(blocks: Iterable[Block]) -> _Survey:
+    """Which channel, and which offset: both depend on all samples."""
+    frames = sample_rate = 0
+    findings: list[str] = []
+    total = energy = high = low = mixed = np.zeros(1)
+    for block in blocks:
+        sample_rate = block.sample_rate
+        findings += block.findings
+        if len(block.samples):
+            exact = block.samples.astype(np.float64)
+            total = total + exact.sum(axis=0)
+            energy = energy + np.square(exact).sum(axis=0)
+            mixed = mixed + np.square(exact.mean(axis=1)).sum()
+            high = np.maximum(high, exact.max(axis=0)) if frames else exact.max(axis=0)
+            low = np.minimum(low, exact.min(axis=0)) if frames else exact.min(axis=0)
+            frames += len(block.samples)
+    mean = total / max(1, frames)
+    channel = None
+    if len(mean) > 1:
+        power = energy - frames * mean**2
+        mixed_power = float(mixed[0]) - frames * mean.mean() ** 2
+        strongest = int(power.argmax())
+        others = np.delete(high - low, strongest)
+        if mixed_power < power[strongest] / (_CANCELLED * len(mean)) ** 2:
+            channel = strongest
+            findings.append(_only(channel, "its channels cancel each other"))
+        elif (others < _WEAK * (high - low)[strongest]).all():
+            channel = strongest
+            findings.append(_only(channel, "its other channels are empty or very weak"))
+    offset = np.float32(mean.mean() if channel is None else mean[channel])
+    if abs(offset) > _OFFSET:
+        findings.append(
+            f"a constant offset of {abs(offset):.0%} of full scale is taken out; the recorder may "
+            "be broken"
+        )
+    return _Survey(sample_rate, frames, channel, offset, tuple(findings))
+
+
+def _only(channel: int, why: str) -> str:
+    return f"channel {channel + 1} alone is used, since {why}"
+
+
+def _mono(block: Block, survey: _Survey) -> Float32[np.ndarray, " frames"]:
+    if survey.channel is None:
+        return block.samples.mean(axis=1) - survey.offset
+    return block.samples[:, survey.channel] - survey.offset
+
+
+def _decoder(path: str | os.PathLike) -> ModuleType:
+    """The module that decodes the file, by what it is: its name may say something else."""
+    head = _head(path)
+    by_ffmpeg = not _LIBSNDFILE.match(head) or _MPEG_IN_WAV.search(head) or _is_endless(path, head)
+    return ffmpeg if by_ffmpeg else libsndfile
+
+
+def _head(path: str | os.PathLike) -> bytes:
+    """How the file begins.
+
+    Raises:
+        AudioError: it cannot be read, or not more than once, or is empty.
     """
-    is_wav = raw[:4] == b"RIFF" and raw[8:12] == b"WAVE"
-    if is_wav and int.from_bytes(raw[4:8], "little") + 8 < len(raw):
-        return raw.replace(b"data" + bytes(4), b"data" + b"\xff" * 4, 1)
-    return raw
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise AudioError("a pipe, device or folder and no file; save the sound to a file first")
+        with open(path, "rb") as file:
+            head = file.read(_HEAD)
+    except OSError as error:
+        raise AudioError(f"unreadable ({error.strerror})") from error
+    if not head:
+        raise AudioError("empty (0 bytes)")
+    return head
 
 
-def _phrase(error: soundfile.SoundFileError) -> str:
-    message = getattr(error, "error_string", str(error))
-    return message.removeprefix("Error : ").strip(" .")
+def _is_endless(path: str | os.PathLike, head: bytes) -> bool:
+    """Whether it is FLAC whose header does not tell the length, or more FLAC follows the first."""
+    if not _FLAC_HEADER.match(head):
+        return False
+    if not int.from_bytes(head[_FLAC_SAMPLES], "big") % 2**36:
+        return True
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as raw:
+        return _FLAC_HEADER.search(raw, 4) is not None
+
+
+def _refusal(path: str | os.PathLike, error: Exception) -> AudioError:
+    """Why the file is refused, whatever its decoder raised; what is no sound is named."""
+    if isinstance(error, UnknownFormatError):
+        head = _head(path)
+        known = (what for start, what in _NO_SOUND.items() if start.match(head))
+        return AudioError(f"unreadable ({next(known, _UNKNOWN)})")
+    if isinstance(error, AudioError):
+        return error
+    return AudioError(f"unreadable ({error or type(error).__name__}; encode it again)")

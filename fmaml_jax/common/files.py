@@ -5,25 +5,53 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from fmaml_jax.common.errors import UserError
 
-# The second line is what libsndfile cannot decode: it is listed as unreadable, not passed over.
 _SOUND = re.compile(
-    r"\.(wave?|wavex|rf64|w64|flac|ogg|oga|opus|mp[23]|aiff?|aifc|au|snd|caf|voc|avr|nist|sph|paf"
-    r"|m4a|aac|wma|amr)",
+    r"\.(wave?|wavex|rf64|w64|flac|ogg|og[agvx]|opus|spx|mp[1-4]|mpe?g|mpga|aif[cf]?|aiff|au|snd|caf|voc"
+    r"|avr|nist|sph|paf|m4[abrv]|aac|wma|wmv|amr|awb|3gpp?|3g2|mov|qt|webm|mka|mkv|avi|flv|ape|wv|tta"
+    r"|raw|pcm)",
     re.IGNORECASE,
 )
+"""Names of sound, of videos, which have some, and of samples alone, which are refused."""
 
 
 def is_audio(file: str) -> bool:
     """Whether a posix path has the name of a sound file, and neither it nor a folder is hidden."""
-    path = PurePosixPath(file)
-    hidden = any(part.startswith(".") for part in path.parts)
-    return not hidden and _SOUND.fullmatch(path.suffix) is not None
+    return _named_as_sound(file) and not _is_hidden(file)
+
+
+def passed_over(files: Iterable[str]) -> str:
+    """What `is_audio` leaves out, by kind, as "12 .txt, 1 .csv"; "" for nothing.
+
+    Not counted is what systems hide among the files of people, such as .DS_Store.
+    """
+    kinds = Counter(
+        "hidden" if _is_hidden(file) else PurePosixPath(file).suffix.lower() or "without a suffix"
+        for file in files
+        if not (is_audio(file) or _is_of_a_system(file))
+    )
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+
+
+def _named_as_sound(file: str) -> bool:
+    return _SOUND.fullmatch(PurePosixPath(file).suffix) is not None
+
+
+def _is_hidden(file: str) -> bool:
+    return any(part.startswith(".") for part in PurePosixPath(file).parts)
+
+
+def _is_of_a_system(file: str) -> bool:
+    name = PurePosixPath(file).name
+    if _is_hidden(file):  # sound that somebody has hidden is said, unless the Finder has made it
+        return name.startswith("._") or not _named_as_sound(file)
+    return name.lower() in ("thumbs.db", "desktop.ini")
 
 
 def walk(top: Path) -> Iterator[str]:

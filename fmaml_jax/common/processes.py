@@ -72,8 +72,6 @@ def _inherited() -> Iterator[None]:
 
 def _begin() -> None:
     """What each process of a pool does first."""
-    # Discards what the MP3 decoder prints of a cut file, which `read_clip` finds by itself.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

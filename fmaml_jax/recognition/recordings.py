@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import math
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, walk, whole_file
+from fmaml_jax.common.files import is_audio, passed_over, walk, whole_file
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.common.text import one_line
 from fmaml_jax.recognition.formats import Format
@@ -35,7 +36,7 @@ class Recording(NamedTuple):
     Attributes:
         path: where it is.
         name: its path below the folder that it was found in.
-        seconds: whole ones, by the file's header; none where it cannot be read.
+        seconds: by the file's header, rounded up; none where it cannot be read.
     """
 
     path: Path
@@ -54,7 +55,10 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
     recordings = []
     for argument in map(Path, arguments):
         if argument.is_dir():
-            names = sorted(name for name in walk(argument) if is_audio(name))
+            files = list(walk(argument))
+            names = sorted(name for name in files if is_audio(name))
+            if others := passed_over(files):
+                print(one_line(f"{argument}: no sound, passed over: {others}"), file=sys.stderr)
             recordings += [_recording(argument / name, Path(name)) for name in names]
             if not names:
                 raise UserError(f"{argument} holds no sound files; name another folder")
@@ -67,7 +71,7 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
 
 def _recording(path: Path, name: Path) -> Recording:
     try:
-        return Recording(path, name, int(probe(path).seconds))
+        return Recording(path, name, math.ceil(probe(path).seconds))
     except AudioError:
         return Recording(path, name, 0)
 
@@ -150,6 +154,8 @@ def predict_each(
                 _say(bar, f"error: {error}")
                 done.append(None)
                 continue
+            finally:
+                bar.update(before - bar.n)
             for warning in prediction.warnings:
                 _say(bar, f"warning: {recording.path}: {warning}")
             if pictures:

@@ -148,7 +148,7 @@ def recognise(
             session.recogniser,
             path,
             abstain=abstain,
-            report=lambda done: report(done / seconds),
+            report=lambda done: report(min(1.0, done / seconds) if seconds else 0.0),
         )
     except UserError as error:
         raise _of_upload(error, path) from error
