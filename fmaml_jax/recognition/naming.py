@@ -136,9 +136,9 @@ def _free(start: Start, known_as: Mapping[str, str], without: Sequence[str]) -> 
 def _refuse_synonyms(known_as: Mapping[str, str], free: Sequence[str]) -> None:
     """Of two classes that are the same in two languages each would be answered half the time."""
     for name in free:
-        words = {_folded(word) for word in _WORDS.get(name, "").split()}
+        words = {name_key(word) for word in _WORDS.get(name, "").split()}
         for label in sorted(known_as):
-            if not known_as[label] and _folded(label).replace(" ", "_") in words:
+            if not known_as[label] and name_key(label).replace(" ", "_") in words:
                 raise UserError(
                     f"{label!r} seems to mean {name}, which is answered without clips too; say so "
                     f"(--same_as={label}={name}; on the page: It means), or leave the other out "
