@@ -165,7 +165,7 @@ def read_clip_as(
         hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
         os.path.realpath(path),
-        (begin, begin + seconds),
+        (begin, begin + sound.seconds),
     )
 
 
