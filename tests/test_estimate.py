@@ -136,9 +136,9 @@ def test_the_temperature_undoes_overconfidence():
     assert 1 < fit_temperature(9 * true, (labels + 1) % 4, few) < 9
 
 
-def test_the_interval_of_one_recall_is_wilsons_and_of_more_it_holds_what_it_is_of():
+def test_the_interval_is_wilsons_and_of_unequal_numbers_it_holds_what_it_is_of():
     right = np.array([True] * 7 + [False] * 3)
-    low, high = recall_interval(right, np.zeros(10, int), None)
+    low, high = recall_interval(right, np.arange(10) // 5, None)
     wilson = binomtest(7, 10).proportion_ci(method="wilson")
     np.testing.assert_allclose((low, high), (wilson.low, wilson.high))
     rng, labels = np.random.default_rng(0), np.repeat([0, 1, 2], (40, 5, 10))
@@ -149,7 +149,7 @@ def test_the_interval_of_one_recall_is_wilsons_and_of_more_it_holds_what_it_is_o
             recall_interval(rng.random(55) < recalls[labels], labels, None) for _ in range(300)
         )
     ]
-    assert 0.92 < np.mean(held) < 0.99
+    assert np.mean(held) > 0.92
 
 
 def test_the_interval_knows_that_clips_of_a_speaker_are_alike():

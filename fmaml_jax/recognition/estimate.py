@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
-from scipy.stats import binomtest, t
+from scipy.stats import norm, t
 
 from fmaml_jax.recognition.support import LabelledClip
 
@@ -167,12 +167,12 @@ def recall_interval(
     labels: Int[np.ndarray, " clips"],
     groups: Int[np.ndarray, " clips"] | None,
 ) -> tuple[float, float]:
-    """95% interval of the UAR: from Wilson's of each recall, which takes clips for independent.
+    """95% interval of the UAR: Wilson's, which takes clips for independent.
 
-    The distances of their limits from the recalls add up as variances do (Zou, Huang and Zhang
-    2009). Clips of a speaker or stretch of speech are not independent. Where such groups were left
-    out the interval is widened to the one that they give (Student's t, of each group's part in the
-    UAR).
+    As a clip of few counts more than one of many, it is that of the effective number of clips (Kish
+    1965), which for equally many of each class is their number. Clips of a speaker or stretch of
+    speech are not independent. Where such groups were left out the interval is widened to the one
+    that they give (Student's t, of each group's part in the UAR).
 
     Args:
         right: which clips were given their own class.
@@ -182,24 +182,21 @@ def recall_interval(
     if not len(right):
         return 0.0, 1.0
     classes, of_clip, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    hits = np.bincount(of_clip, right).astype(int)
-    recalls = hits / counts
-    limits = np.array(
-        [
-            binomtest(*map(int, of_class)).proportion_ci(method="wilson")
-            for of_class in zip(hits, counts, strict=True)
-        ]
-    )
-    below, above = np.linalg.norm(limits.T - recalls, axis=1) / len(classes)
+    recalls = np.bincount(of_clip, right) / counts
+    uar = recalls.mean()
+    clips = len(classes) ** 2 / (1 / counts).sum()
+    z = norm.ppf(0.975)
+    middle = (uar + z**2 / (2 * clips)) / (1 + z**2 / clips)
+    half = z * np.sqrt(uar * (1 - uar) / clips + (z / (2 * clips)) ** 2) / (1 + z**2 / clips)
+    low, high = middle - half, middle + half
     if groups is not None:
         part = (right - recalls[of_clip]) / counts[of_clip] / len(classes)
         of_groups = np.bincount(groups, part)
         number = len(np.unique(groups))
         error = np.sqrt((of_groups**2).sum() * number / (number - 1))
         half = error * t.ppf(0.975, number - 1)
-        below, above = max(below, half), max(above, half)
-    uar = recalls.mean()
-    return max(0.0, float(uar - below)), min(1.0, float(uar + above))
+        low, high = min(low, uar - half), max(high, uar + half)
+    return max(0.0, float(low)), min(1.0, float(high))
 
 
 def fit_temperature(
