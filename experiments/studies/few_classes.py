@@ -21,13 +21,13 @@ from fmaml_jax.data.scale import scaled
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.recogniser import fit, probabilities
 from fmaml_jax.recognition.support import LabelledClip
-from fmaml_jax.training.devices import set_up_compilation
+from fmaml_jax.training.devices import set_up_device
 
 
 def main() -> None:
     """Prints a row for each set of classes: means of the draws."""
     args = flags.FLAGS
-    set_up_compilation()
+    set_up_device()
     start, corpus = load_start(args.checkpoint), load(args.corpus)
     labels = args.labels or sorted(set(corpus.labels.tolist()))
     sets = [

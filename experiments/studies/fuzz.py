@@ -30,7 +30,7 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import Recogniser, load, predict
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.support import read_clip_as
-from fmaml_jax.training.devices import set_up_compilation
+from fmaml_jax.training.devices import set_up_device
 
 LONGEST = 20
 UNSAID = "mostly damaged, not a word"
@@ -185,7 +185,7 @@ def _hang(number: int, frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Prints how many files of each format came to which end."""
     args = flags.FLAGS
-    set_up_compilation()
+    set_up_device()
     ends = run(args.files, args.seed, load_start(args.checkpoint), load(args.model))
     for (kind, end), count in sorted(ends.items()):
         print(f"{kind:5} {count:5} {end}")
