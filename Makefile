@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORPORA ?= corpora
 RUN = .venv/bin/python -m
 
-.PHONY: venv web demo test test_all lint public_data descriptors
+.PHONY: venv web encoder demo test test_all lint public_data descriptors
 
 venv: .venv/installed
 
@@ -27,6 +27,12 @@ web: .venv/web
 .venv/web: requirements-web.txt | venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# The weights of the pretrained speech encoder.
+encoder: data/encoder/campplus.npz
+
+data/encoder/campplus.npz: | venv
+	$(RUN) fmaml_jax.fetch_encoder --out=$@
 
 # The whole path on synthetic speech, in under five minutes on two cores.
 DEMO = data/demo/descriptors
