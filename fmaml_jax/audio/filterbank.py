@@ -5,10 +5,13 @@ the mean of each filter over time taken out, so that neither gain nor channel is
 """
 
 import functools
+from typing import Literal, NamedTuple
 
 import numpy as np
 import scipy.fft
 from jaxtyping import Float, Float32
+
+from fmaml_jax.audio.decoding import SAMPLE_RATE
 
 FRAME, STEP = 400, 160
 """Samples of an analysis frame and between two: 25 and 10 ms at 16 kHz."""
@@ -18,6 +21,26 @@ LOW_HZ, HIGH_HZ = 20.0, 8000.0
 PRE_EMPHASIS = np.float32(0.97)
 FLOOR = np.finfo(np.float32).eps
 """Least energy; its logarithm is that of digital silence."""
+
+
+class EncoderConfig(NamedTuple):
+    """What a pretrained encoder makes of the energies; plain data, stored in every .npz.
+
+    Attributes:
+        encoder: version of what is computed; another version is another vector.
+        weights: content hash of the encoder's file.
+        layer: the dense block whose output is read.
+        statistics: of that layer over time: "mean", or "mean_deviation" for both.
+        sample_rate: samples per second that `log_mel_energies` expects.
+        clip_seconds: length to which a longer clip is cropped, around its centre.
+    """
+
+    encoder: int = 1
+    weights: str = ""
+    layer: Literal["block1", "block2", "block3"] = "block3"
+    statistics: Literal["mean", "mean_deviation"] = "mean"
+    sample_rate: int = SAMPLE_RATE
+    clip_seconds: float = 20.0
 
 
 def log_mel_energies(
