@@ -10,19 +10,29 @@ import os
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import BrokenExecutor
+from itertools import repeat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
-from data_prep.corpora import CORPORA, Clip, Listing, clip_names, list_clips
+from data_prep.corpora import (
+    CORPORA,
+    ROUNDED,
+    Clip,
+    Listing,
+    clip_names,
+    list_clips,
+    namesakes,
+    written,
+)
 from fmaml_jax.audio.decoding import AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES, FeatureConfig, extract
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.processes import cores, process_pool
-from fmaml_jax.common.text import text_table
+from fmaml_jax.common.text import clean_name, did_you_mean, name_key, text_table
 from fmaml_jax.data.dataset import Dataset, Shard, load, save
 from fmaml_jax.data.shards import Skipped, drop_copies, shard_path
 
@@ -30,39 +40,56 @@ _CHUNK = 8  # clips handed to a process at a time
 
 
 class Recording(NamedTuple):
-    """What is kept of one decoded clip."""
+    """What is kept of one decoded clip; `findings` is what may be wrong with the file."""
 
     features: Float32[np.ndarray, "frames coeffs"]
     seconds: float
+    file: str
+    findings: tuple[str, ...]
 
 
-def extract_file(path: Path, config: FeatureConfig) -> Recording | str:
-    """Features of one file, or the reason why it is no usable clip."""
-    try:
-        samples = read_clip(path)
-    except AudioError as error:
-        return str(error)
-    return Recording(extract(samples, config), len(samples) / config.sample_rate)
+def extract_clip(
+    clip: Clip, audio_dir: Path, config: FeatureConfig
+) -> tuple[Recording | None, list[Skipped]]:
+    """Features of the best file of a clip that can be read, if any, and its other files."""
+    files, skipped = (clip.file, *clip.copies), []
+    begin, end = clip.part
+    for number, file in enumerate(files):
+        try:
+            sound = read_clip(audio_dir / file, begin, end)
+        except AudioError as error:
+            skipped.append(Skipped(file, str(error)))
+            continue
+        reason = f"another copy of the take in {file}, which is kept"
+        skipped += [Skipped(other, reason) for other in files[number + 1 :]]
+        findings = sound.findings
+        if end is not None and begin + sound.seconds < end - ROUNDED:
+            findings += ("cut off, since the file ends earlier than the manifest says",)
+        features = extract(sound.samples, config)
+        return Recording(features, sound.seconds, file, findings), skipped
+    return None, skipped
 
 
 def extract_all(
-    paths: Sequence[Path], config: FeatureConfig, processes: int
-) -> list[Recording | str]:
-    """`extract_file` over many files, in their order, whatever the number of processes.
+    clips: Sequence[Clip], audio_dir: Path, config: FeatureConfig, processes: int
+) -> list[tuple[Recording | None, list[Skipped]]]:
+    """`extract_clip` over many clips, in their order, whatever the number of processes.
 
     Raises:
         UserError: a process was killed, as by a system that is out of memory.
     """
-    processes = max(1, min(processes, len(paths) // _CHUNK))
+    processes = max(1, min(processes, len(clips) // _CHUNK))
     results = []
-    with process_pool(processes) as pool, progress("reading", len(paths), " clips") as bar:
+    with process_pool(processes) as pool, progress("reading", len(clips), " clips") as bar:
         try:
-            for result in pool.map(extract_file, paths, [config] * len(paths), chunksize=_CHUNK):
+            for result in pool.map(
+                extract_clip, clips, repeat(audio_dir), repeat(config), chunksize=_CHUNK
+            ):
                 results.append(result)
                 bar.update()
         except BrokenExecutor as error:
             raise UserError(
-                f"a process was killed while it read the clips from {paths[len(results)]} on; "
+                f"a process was killed while it read the clips from {clips[len(results)].file} on; "
                 "free memory, or move the damaged file away"
             ) from error
     return results
@@ -74,9 +101,12 @@ def prepare(
     config: FeatureConfig,
     language: str | None = None,
     manifest: Path | None = None,
+    name: str = "",
     processes: int = cores(),
 ) -> tuple[Dataset, list[Skipped], int]:
     """Reads a corpus.
+
+    The arguments are the command's flags, without a `name` the corpus's own or its folder's.
 
     Returns:
         The prepared corpus sorted by name, the skipped clips, and the number of files that were
@@ -87,7 +117,8 @@ def prepare(
     """
     listing = _list(corpus, audio_dir, language, manifest)
     names = clip_names(listing.clips)
-    dataset, unreadable = _read(corpus, audio_dir, listing.clips, names, config, processes)
+    called = _corpus_name(name, corpus, audio_dir)
+    dataset, unreadable = _read(called, audio_dir, listing.clips, names, config, processes)
     file_of = dict(zip(names, (clip.file for clip in listing.clips), strict=True))
     dataset, copies = drop_copies(dataset, [file_of[name] for name in dataset.names.tolist()])
     skipped = [*listing.skipped, *unreadable, *copies]
@@ -107,6 +138,7 @@ def prepare_shards(
     config: FeatureConfig,
     language: str | None = None,
     manifest: Path | None = None,
+    name: str = "",
     *,
     count: int,
     only: int | None = None,
@@ -115,8 +147,8 @@ def prepare_shards(
 ) -> list[Path]:
     """Reads a corpus in parts, each written when it is read; those that are there are kept.
 
-    The arguments are the command's flags: `out` is the name that those of the shards are made
-    from, `count` their number and `only` the one to make. Copies of one sound stay until the
+    The arguments are those of `prepare`, and flags: `out` is the name that those of the shards are
+    made from, `count` their number and `only` the one to make. Copies of one sound stay until the
     shards are joined, whether `strict` or not.
 
     Returns:
@@ -134,27 +166,34 @@ def prepare_shards(
         raise UserError(f"--shards={count} is more than the {len(clips)} clips; give fewer")
     print_skipped(listing.skipped, listing.ignored, strict)
     names = clip_names(clips)
-    source = _source(_corpus_name(corpus, audio_dir), clips, names, config)
-    written = []
+    called = _corpus_name(name, corpus, audio_dir)
+    source = _source(called, clips, names, config)
+    made = []
     for index in range(count) if only is None else [only]:
         path = shard_path(out, index, count)
         part = slice(index * len(clips) // count, (index + 1) * len(clips) // count)
-        shard = Shard(index, count, source)
-        if _is_current(path, shard, [audio_dir / clip.file for clip in clips[part]], strict):
+        shard = Shard(index, count, source, _audio_hash(audio_dir, clips[part]))
+        if _is_current(path, shard, len(clips[part]) if strict else 0):
             print(f"{path} is there")
             continue
-        dataset, skipped = _read(corpus, audio_dir, clips[part], names[part], config, processes)
+        dataset, skipped = _read(called, audio_dir, clips[part], names[part], config, processes)
         print_skipped(skipped, 0, strict)
         save(path, dataset._replace(shard=shard))
         print(f"wrote {path}: {len(dataset.names)} clips", flush=True)
-        written.append(path)
-    return written
+        made.append(path)
+    return made
 
 
 def _list(corpus: str, audio_dir: Path, language: str | None, manifest: Path | None) -> Listing:
     listing = list_clips(corpus, audio_dir, language, manifest)
     if not listing.clips:
         raise UserError(_nothing(corpus, audio_dir, listing))
+    if corpus not in CORPORA and (pairs := namesakes(listing.clips)):
+        print(
+            f"files that are called as another of their label: {len(pairs)}, such as "
+            f"{' and '.join(pairs[0])}; of copies of one take leave all but one out, or support "
+            "and query share it"
+        )
     return listing
 
 
@@ -166,13 +205,19 @@ def _read(
     config: FeatureConfig,
     processes: int,
 ) -> tuple[Dataset, list[Skipped]]:
-    """The clips that can be decoded, copies among them, and the others."""
-    results = extract_all([audio_dir / clip.file for clip in clips], config, processes)
-    entries = list(zip(clips, names, results, strict=True))
-    skipped = [Skipped(clip.file, why) for clip, _, why in entries if isinstance(why, str)]
-    read = [(clip, name, found) for clip, name, found in entries if isinstance(found, Recording)]
+    """The clips that can be decoded, copies of sounds among them, and the files that are not read.
+
+    What may be wrong with the clips is printed.
+    """
+    results = extract_all(clips, audio_dir, config, processes)
+    skipped = [item for _, others in results for item in others]
+    entries = zip(clips, names, results, strict=True)
+    read = [(clip, name, found) for clip, name, (found, _) in entries if found]
+    doubts = [Skipped(found.file, what) for *_, found in read for what in found.findings]
+    if doubts:
+        print(report(doubts, "doubtful clips, which are read"))
     dataset = Dataset(
-        corpus=_corpus_name(corpus, audio_dir),
+        corpus=corpus,
         feature_config=config._asdict(),
         # The shape of one clip serves a shard that has none left.
         features=np.array([recording.features for *_, recording in read], np.float32).reshape(
@@ -188,8 +233,10 @@ def _read(
     return dataset, skipped
 
 
-def _corpus_name(corpus: str, audio_dir: Path) -> str:
-    return corpus if corpus in CORPORA else audio_dir.resolve().name
+def _corpus_name(name: str, corpus: str, audio_dir: Path) -> str:
+    if name and not name_key(name):
+        raise UserError(f"--name={name} is empty; write a name such as interviews")
+    return clean_name(name or (corpus if corpus in CORPORA else written(audio_dir.resolve().name)))
 
 
 def _source(corpus: str, clips: Sequence[Clip], names: Sequence[str], config: FeatureConfig) -> str:
@@ -200,16 +247,34 @@ def _source(corpus: str, clips: Sequence[Clip], names: Sequence[str], config: Fe
     return digest.hexdigest()
 
 
-def _is_current(path: Path, shard: Shard, files: Sequence[Path], strict: bool) -> bool:
-    """Whether a shard is there, whole, of the same clips and flags, and no older than its audio."""
+def _audio_hash(audio_dir: Path, clips: Sequence[Clip]) -> str:
+    """A hash of the files' bytes: those of another file may have any size and time.
+
+    It takes 0.1 ms a clip of 80 kB, where the features take 20 and more.
+    """
+    digest = hashlib.sha256()
+    for file in dict.fromkeys(file for clip in clips for file in (clip.file, *clip.copies)):
+        digest.update(_file_hash(audio_dir / file))
+    return digest.hexdigest()
+
+
+def _file_hash(path: Path) -> bytes:
+    if not path.is_file():
+        return b"no file"
     try:
-        made = path.stat().st_mtime_ns
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return b"unreadable"
+
+
+def _is_current(path: Path, shard: Shard, least: int) -> bool:
+    """Whether a shard is there, whole, of the same clips, sounds and flags, with clips enough."""
+    try:
         dataset = load(path)
-    except (OSError, UserError):
+    except UserError:
         return False
-    if dataset.shard != shard or (strict and len(dataset.names) < len(files)):
-        return False
-    return all(os.stat(file).st_mtime_ns <= made for file in files if file.exists())
+    return dataset.shard == shard and len(dataset.names) >= least
 
 
 def _nothing(corpus: str, audio_dir: Path, listing: Listing) -> str:
@@ -244,10 +309,10 @@ def table(dataset: Dataset) -> str:
     return text_table(rows)
 
 
-def report(skipped: Iterable[Skipped]) -> str:
+def report(skipped: Iterable[Skipped], title: str = "skipped clips") -> str:
     """A line for each skipped clip, those of one reason together; "" where there is none."""
     lines = [f"  {item.file}: {item.reason}" for item in sorted(skipped, key=lambda s: s[::-1])]
-    return "\n".join([f"skipped clips: {len(lines)}", *lines]) if lines else ""
+    return "\n".join([f"{title}: {len(lines)}", *lines]) if lines else ""
 
 
 def print_skipped(skipped: Sequence[Skipped], ignored: int, strict: bool) -> None:
@@ -289,7 +354,10 @@ def choose_features(name: str, clip_seconds: float | None) -> FeatureConfig:
         UserError: there is none of that name, or the length is not between 0.1 and 60 seconds.
     """
     if name not in FEATURES:
-        raise UserError(f"--features={name} is unknown; choose from {', '.join(sorted(FEATURES))}")
+        raise UserError(
+            f"--features={name} is unknown; choose from {', '.join(sorted(FEATURES))}"
+            f"{did_you_mean(name, FEATURES)}"
+        )
     if clip_seconds is None:
         return FEATURES[name]
     if not 0.1 <= clip_seconds <= 60:

@@ -7,8 +7,8 @@ reason; `--strict` makes a skipped clip an error. `data_prep.pipeline` does the 
 
 A corpus too large for memory, or for one job, is prepared in shards: `--shards=12` writes
 NAME-00000-of-00012.npz and so on, of which one at a time is in memory, and `--shard=3` that one
-alone. A rerun keeps the shards that are whole, of the same clips and flags, and no older than
-their audio. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` makes it one file.
+alone. A rerun keeps the shards that are whole and of the same clips, flags and audio, whose bytes
+are compared. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` makes it one file.
 """
 
 from pathlib import Path
@@ -26,6 +26,9 @@ def define_flags() -> None:
     flags.DEFINE_string("audio_dir", None, "Folder of the corpus; its subfolders are searched.")
     flags.DEFINE_string("out", None, "The .npz file to write; its folder is made if missing.")
     flags.DEFINE_string("manifest", None, "CSV for --corpus=manifest: AUDIO_DIR/manifest.csv.")
+    flags.DEFINE_string(
+        "name", "", "What the corpus is called; else its own name, or its folder's."
+    )
     flags.DEFINE_string("language", None, "ISO 639 code of the speech, instead of the corpus's.")
     flags.DEFINE_string(
         "features",
@@ -60,7 +63,7 @@ def main() -> None:
     config = pipeline.choose_features(args.features, args.clip_seconds)
     manifest = Path(args.manifest) if args.manifest else None
     pipeline.check_out(out)
-    source = (args.corpus, Path(args.audio_dir), config, args.language, manifest)
+    source = (args.corpus, Path(args.audio_dir), config, args.language, manifest, args.name)
     if args.shards:
         written = pipeline.prepare_shards(
             out, *source, count=args.shards, only=args.shard, strict=args.strict

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import did_you_mean
 
 NO_TARGET = "none"
 """The --target that leaves every language to meta-training, and no test."""
@@ -197,6 +198,7 @@ def check(config: Config) -> None:
         if "choices" in limits and value not in limits["choices"]:
             raise UserError(
                 f"--{field.name}={value} is unknown; choose from {', '.join(limits['choices'])}"
+                f"{did_you_mean(str(value), limits['choices'])}"
             )
     if len(config.emotions) < 2:
         raise UserError("--emotions needs at least two classes to tell apart")

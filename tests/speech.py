@@ -51,7 +51,7 @@ def make_speech(folder, language, clips=6):
 def save_speech(path, language, speech):
     """The described clips as a prepared corpus."""
     config = DescriptorConfig()
-    features = np.stack([extract(read_clip(clip), config) for clip in speech.paths])
+    features = np.stack([extract(read_clip(clip).samples, config) for clip in speech.paths])
     save(
         path,
         Dataset(

@@ -22,9 +22,9 @@ def test_a_stream_has_the_samples_of_the_clip(path, rate, channels):
     samples = noise(40 + 1 / 3, rate=rate, channels=channels).astype(np.float32)
     soundfile.write(path, samples, rate, "FLOAT")
     mono = samples.reshape(-1, channels).mean(axis=1)
-    whole = read_clip(path)
+    whole = read_clip(path).samples
     np.testing.assert_array_equal(whole, soxr.resample(mono, rate, SAMPLE_RATE))
-    blocks = list(read_blocks(path))
+    blocks = list(read_blocks(path).blocks)
     assert len(blocks) > 2
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
     assert probe(path) == (rate, len(samples) / rate)
@@ -33,10 +33,10 @@ def test_a_stream_has_the_samples_of_the_clip(path, rate, channels):
 def test_a_part_is_a_slice(path):
     samples = noise(3)
     soundfile.write(path, samples, SAMPLE_RATE, "DOUBLE")
-    whole = read_clip(path)
-    np.testing.assert_array_equal(read_clip(path, 0.5, 1.25), whole[8000:20_000])
-    np.testing.assert_array_equal(read_clip(path, 2.5), whole[40_000:])
-    np.testing.assert_array_equal(read_clip(path, 2.5, 99), whole[40_000:])
+    whole = read_clip(path).samples
+    np.testing.assert_array_equal(read_clip(path, 0.5, 1.25).samples, whole[8000:20_000])
+    np.testing.assert_array_equal(read_clip(path, 2.5).samples, whole[40_000:])
+    np.testing.assert_array_equal(read_clip(path, 2.5, 99).samples, whole[40_000:])
     with pytest.raises(AudioError, match="no samples after 3 s"):
         read_clip(path, 3.0)
 
@@ -45,16 +45,16 @@ def test_a_part_is_a_slice(path):
 def test_a_part_of_a_compressed_file_is_at_its_place(path, suffix):
     path = path.with_suffix(suffix)
     soundfile.write(path, noise(3), SAMPLE_RATE)
-    whole = read_clip(path)
-    np.testing.assert_allclose(read_clip(path, 0.5, 1.25), whole[8000:20_000], atol=1e-4)
-    np.testing.assert_allclose(read_clip(path, 2.5), whole[40_000:], atol=1e-4)
+    whole = read_clip(path).samples
+    np.testing.assert_allclose(read_clip(path, 0.5, 1.25).samples, whole[8000:20_000], atol=1e-4)
+    np.testing.assert_allclose(read_clip(path, 2.5).samples, whole[40_000:], atol=1e-4)
 
 
 def test_a_part_of_a_damaged_file_can_be_read(path):
     soundfile.write(path, noise(3), SAMPLE_RATE)
     path.write_bytes(path.read_bytes()[:-16_000])
-    assert len(read_clip(path, 0.0, 1.0)) == SAMPLE_RATE
-    for read in (read_clip, lambda p: list(read_blocks(p))):
+    assert len(read_clip(path, 0.0, 1.0).samples) == SAMPLE_RATE
+    for read in (read_clip, lambda p: list(read_blocks(p).blocks)):
         with pytest.raises(AudioError, match="truncated"):
             read(path)
 
@@ -63,12 +63,12 @@ def test_what_a_stream_refuses(path):
     samples = noise(20)
     samples[-100] = np.nan
     soundfile.write(path, samples, SAMPLE_RATE, "FLOAT")
-    blocks = read_blocks(path)
+    blocks = read_blocks(path).blocks
     assert len(next(blocks))
     with pytest.raises(AudioError, match="NaN"):
         list(blocks)
     path.write_text("no audio")
-    for read in (probe, lambda p: list(read_blocks(p))):
+    for read in (probe, lambda p: list(read_blocks(p).blocks)):
         with pytest.raises(AudioError, match="unreadable"):
             read(path)
         with pytest.raises(AudioError, match="unreadable"):
@@ -77,4 +77,4 @@ def test_what_a_stream_refuses(path):
 
 def test_silence_is_no_error_in_a_stream(path):
     soundfile.write(path, np.zeros(8000), SAMPLE_RATE)
-    assert not np.concatenate(list(read_blocks(path))).any()
+    assert not np.concatenate(list(read_blocks(path).blocks)).any()

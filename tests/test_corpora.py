@@ -1,11 +1,21 @@
 """File names to labels, languages, speakers and scenes, against the published lists."""
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
 
-from data_prep.corpora import CORPORA, KNOWN, Clip, Skipped, clip_names, list_clips, parse
+from data_prep.corpora import (
+    CORPORA,
+    KNOWN,
+    Clip,
+    Skipped,
+    clip_names,
+    list_clips,
+    namesakes,
+    parse,
+)
 from fmaml_jax.common.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -171,17 +181,116 @@ def test_manifest(tmp_path):
         b",anger,en\n"
     )
     clips, skipped, _ = list_clips("manifest", tmp_path)
+    table = tmp_path / "manifest.csv"
     assert clips == [
         Clip("a b.wav", "anger", "en", "ann", "s1"),
         Clip("sub/c.wav", "silence", "zxx"),
     ]
     assert dict(skipped) == {
-        "(no path)": "a line of the manifest has an empty path",
+        "(no path)": f"line 9 of {table} has an empty path",
         "../d.wav": "its path leaves --audio_dir",
         "gone.wav": "the manifest lists it, but there is no such file",
         "d.wav": "the manifest gives it no label",
         "e.wav": "the language 'english' is no ISO 639 code such as en",
     }
+
+
+def test_manifest_as_a_spreadsheet_writes_it(tmp_path):
+    touch(tmp_path, "sub/a.wav", "sub/b.wav")
+    text = "Path;Label;Language;Start;End\r\nsub\\a.wav;Wut;de;1,5;2,5\r\nsub\\b.wav;Angst;de\r\n"
+    (tmp_path / "manifest.csv").write_text(text, "utf-16", newline="")
+    assert list_clips("manifest", tmp_path).clips == [
+        Clip("sub/a.wav", "wut", "de", part=(1.5, 2.5)),
+        Clip("sub/b.wav", "angst", "de"),
+    ]
+
+
+def test_parts_of_a_manifest(tmp_path):
+    touch(tmp_path, "a.wav", "b.wav")
+    rows = [("a", 4, 6), ("a", 0, 2), ("a", 1.95, 4), ("a", 3, 5), ("a", 0, 2), ("b", "", "")]
+    lines = (f"{file}.wav,joy,en,{begin},{end}\n" for file, begin, end in rows)
+    (tmp_path / "manifest.csv").write_text("path,label,language,start,end\n" + "".join(lines))
+    clips, skipped, _ = list_clips("manifest", tmp_path)
+    parts = [(0.0, 2.0), (0.0, 2.0), (1.95, 4.0), (4.0, 6.0)]
+    assert [(clip.file, clip.part) for clip in clips] == [
+        *(("a.wav", part) for part in parts),
+        ("b.wav", (0.0, None)),
+    ]
+    assert skipped == [Skipped("a.wav", "its part from 3 to 5 s overlaps that from 1.95 to 4 s")]
+    assert clip_names(clips) == [
+        *("a from 0 to 2 s", "a from 0 to 2 s", "a from 1.95 to 4 s", "a from 4 to 6 s", "b")
+    ]
+
+
+def test_names_that_look_the_same_are_one(tmp_path):
+    names = [
+        ("\u00dcber", "Ann", "A 1"),
+        ("u\u0308BER ", "ANN", "a  1"),
+        ("\uff35\u0308ber", "ann", ""),
+    ]
+    touch(tmp_path, *(f"{index}.wav" for index in range(3)))
+    lines = (f"{index}.wav,{','.join(row)}\n" for index, row in enumerate(names))
+    (tmp_path / "manifest.csv").write_text("path,label,speaker,scene\n" + "".join(lines))
+    clips = list_clips("manifest", tmp_path, "de").clips
+    assert [clip[1:5] for clip in clips] == [
+        *(("\u00fcber", "de", "Ann", "A 1"),) * 2,
+        ("\u00fcber", "de", "Ann", ""),
+    ]
+    touch(tmp_path, "f/Angry /1.wav", "f/angry/2.wav", "f/A\u0301/3.wav", "f/\u00e1/4.wav")
+    labels = [clip.label for clip in list_clips("folders", tmp_path / "f", "pl").clips]
+    assert labels.count("angry") == labels.count("\u00e1") == 2
+
+
+def test_names_that_are_no_text(tmp_path):
+    for name in (b"w\xfctend/1.wav", b"joy/\xfc.wav"):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path))
+        open(path, "w").close()
+    clips, skipped, _ = list_clips("folders", tmp_path, "de")
+    assert skipped == [
+        Skipped("w\udcfctend/1.wav", "'w\\udcfctend' is no text in UTF-8; rename it")
+    ]
+    assert [clip.file for clip in clips] == ["joy/\udcfc.wav"]
+    assert clip_names(clips) == ["joy/\\xfc"]
+
+
+@pytest.mark.parametrize(
+    ("corpus", "best", "copy", "other"),
+    [
+        ("cremad", "WAV/1001_IEO_ANG_HI.wav", "MP3/1001_IEO_ANG_HI.mp3", "1001_IEO_ANG_LO"),
+        (
+            "ravdess",
+            "b/03-01-06-01-02-01-12.wav",
+            "01-01-06-01-02-01-12.wav",
+            "03-01-06-02-02-01-12",
+        ),
+        ("cafe", "CaFE_192k/01-C-2-1.aiff", "CaFE_48k/01-C-2-1.aiff", "01-C-1-1"),
+        ("emofilm", "f_ans001aen.wav", "16k/f_ans001aen_16k.wav", "f_ans001ben"),
+        ("emodb", "03a01Fa.wav", "copy/03A01FA.mp3", "03a01Fb"),
+        ("emovo", "dis-f1-b1.wav", "f1/dis-f1-b1.ogg", "dis-f1-b2"),
+        ("nemo", "EB0_anger_14.flac", "x/EB0_anger_14.mp3", "EB0_anger_15"),
+        ("savee", "DC/a01.wav", "DC_a01.mp3", "JE_a01"),
+        ("tess", "OAF_bite_neutral.wav", "OA_bite_neutral.wav", "YAF_bite_neutral"),
+        ("mesd", "Anger_C_A_abajo.wav", "x/Anger_C_A_abajo.mp3", "Anger_C_B_abajo"),
+        ("aesdd", "a03 (4).wav", "x/a03(4).mp3", "a03 (4)b"),
+    ],
+)
+def test_copies_of_a_take_are_one_clip(tmp_path, corpus, best, copy, other):
+    touch(tmp_path, best, copy, f"{other}.wav")
+    (tmp_path / best).write_bytes(bytes(20))
+    (tmp_path / copy).write_bytes(bytes(40 if copy.endswith("mp3") else 10))
+    if corpus == "ravdess":  # of one size: the name tells which is taken from a video
+        (tmp_path / copy).write_bytes(bytes(20))
+    clips = {clip.file: clip.copies for clip in list_clips(corpus, tmp_path).clips}
+    assert clips == {best: (copy,), f"{other}.wav": ()}
+
+
+def test_namesakes():
+    files = ["wav/joy/1.wav", "joy/2.wav", "mp3/joy/1.mp3", "awe/1.wav", "joy/1.wav"]
+    clips = [Clip(file, file.split("/")[-2], "en") for file in files]
+    assert namesakes(clips) == [("wav/joy/1.wav", "mp3/joy/1.mp3"), ("wav/joy/1.wav", "joy/1.wav")]
+    parts = [clips[0]._replace(part=(float(i), i + 1.0)) for i in range(2)]
+    assert namesakes([*parts, clips[2]._replace(speaker="ann")]) == []
 
 
 def test_manifest_elsewhere_and_language_by_flag(tmp_path):
@@ -214,7 +323,10 @@ def test_bad_manifests(tmp_path, text, sentence):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"corpus": "emobd"}, "there is no corpus 'emobd'; --corpus is one of emofilm, emodb"),
+        (
+            {"corpus": "emobd"},
+            "there is no corpus 'emobd'; --corpus is one of emofilm, .*mean emodb",
+        ),
         ({"corpus": "emodb", "language": "German"}, "--language=German is no ISO 639 code"),
         ({"corpus": "emodb", "manifest": Path("x.csv")}, "use --corpus=manifest"),
     ],

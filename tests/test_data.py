@@ -340,16 +340,74 @@ def test_without_validation_all_source_speakers_are_trained_on(many, task_domain
 def test_missing_target_and_sources_are_named(clips, paths):
     with pytest.raises(UserError, match=r"--target=xx has no clips; found aa, bb, cc"):
         deal(clips, target="xx")
+    with pytest.raises(UserError, match=r"found aa, bb, cc in --data; did you mean corpus_cc\?"):
+        deal(clips, target="Corpus-cc")
     with pytest.raises(UserError, match="no language is left to train on"):
         deal(load_clips(paths[:1]), target="aa")
+
+
+@pytest.mark.parametrize("target", ["cc", None])
+@pytest.mark.parametrize("task_domain", ["language", "corpus"])
+def test_a_class_that_no_corpus_has_is_named_with_the_nearest(clips, target, task_domain):
+    def split(emotions, fixed=FIXED):
+        split_clips(
+            clips,
+            target=target,
+            emotions=emotions,
+            fixed=fixed,
+            val_fraction=0.2,
+            task_domain=task_domain,
+        )
+
+    labels = "the labels are anger, fear, joy, neutral, silence"
+    with pytest.raises(UserError, match=rf"labelled 'Anger'; {labels}; did you mean anger\?"):
+        split(("Anger", "Fear"))
+    with pytest.raises(UserError, match=rf"labelled 'boredom'; {labels}$"):
+        split((*EMOTIONS, "boredom"))
+    with pytest.raises(UserError, match=r"labelled 'Neutral'; .* did you mean neutral\?"):
+        split(EMOTIONS, ("Neutral",))
+
+
+def test_emotions_of_the_target_alone_are_no_sources(clips):
+    names = np.where((clips.labels == "joy") & (clips.languages != "cc"), "calm", clips.labels)
+    names = np.where((clips.labels == "fear") & (clips.languages != "cc"), "calm", names)
+    with pytest.raises(UserError, match=r"no corpus of aa, bb has a clip of joy, fear to train on"):
+        split_clips(
+            clips._replace(labels=names),
+            target="cc",
+            emotions=("joy", "fear"),
+            fixed=FIXED,
+            val_fraction=0.2,
+            task_domain="corpus",
+        )
+
+
+def test_labels_that_look_the_same_are_one_over_corpora(tmp_path):
+    paths = []
+    for language, spelling in (("aa", "joy"), ("bb", "\uff2aOY"), ("cc", "joy\u200b")):
+        corpus = make_corpus(language, seed=len(paths))
+        labels = np.where(corpus.labels == "joy", spelling, corpus.labels)
+        paths.append(str(tmp_path / f"{language}.npz"))
+        save(paths[-1], corpus._replace(labels=labels))
+    assert sorted(set(load_clips(paths).labels)) == ["anger", "fear", "joy", "neutral"]
+
+
+def test_corpora_of_one_name_are_refused(tmp_path, paths):
+    other = str(tmp_path / "other.npz")
+    for name in ("corpus_aa", "Corpus_AA "):
+        save(other, make_corpus("dd", seed=5)._replace(corpus=name))
+        with pytest.raises(UserError, match=r"other.npz and .*aa.npz are both called .* --name"):
+            load_clips([*paths, other])
+    save(other, make_corpus("dd", seed=5)._replace(corpus="b"))
+    assert "b" in load_clips([*paths, other]).corpora
 
 
 def test_too_few_clips_names_class_language_and_both_numbers(clips):
     split = deal(clips)
     with pytest.raises(UserError, match=r"class anger of language cc has 24 clips .* needs 25"):
         require_clips(split.test, (*EMOTIONS, *FIXED), (25, 24, 24, 24, 9), "--shots")
-    lacking = clips._replace(labels=np.where(clips.labels == "neutral", "joy", clips.labels))
-    train = deal(lacking).train
+    neutral = (clips.labels == "neutral") & (clips.languages == "aa")
+    train = deal(clips._replace(labels=np.where(neutral, "joy", clips.labels))).train
     with pytest.raises(UserError, match=r"class neutral of language aa has 0 clips"):
         require_clips(train, (*EMOTIONS, *FIXED), (1,) * 5, "--shots")
 

@@ -174,7 +174,7 @@ def test_the_stored_configuration_makes_the_features_again(name, tmp_path):
     restored = restore_config(load(tmp_path / "x.npz").feature_config)
     assert restored == config
     assert type(restored) is type(config)
-    again = extract(read_clip(tmp_path / "joy" / "a.wav"), restored)
+    again = extract(read_clip(tmp_path / "joy" / "a.wav").samples, restored)
     np.testing.assert_array_equal(again, dataset.features[0])
 
 
@@ -223,25 +223,25 @@ def test_clip_seconds_flag():
 )
 def test_whole_files_are_read_and_cut_ones_refused(tmp_path, name, options):
     path = write(tmp_path / name, noise(2.0), **options)
-    assert abs(len(read_clip(path)) - 2 * SAMPLE_RATE) < 0.05 * SAMPLE_RATE
+    assert abs(len(read_clip(path).samples) - 2 * SAMPLE_RATE) < 0.05 * SAMPLE_RATE
     raw = path.read_bytes()
     for percent in (60, 97):
         path.write_bytes(raw[: len(raw) * percent // 100])
         with pytest.raises(AudioError, match=r"truncated|malformed"):
             read_clip(path)
         with pytest.raises(AudioError, match=r"truncated|malformed"):
-            list(read_blocks(path))
+            list(read_blocks(path).blocks)
 
 
 @pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000])
 def test_wav_written_to_a_pipe_is_whole(tmp_path, size):
     path = write(tmp_path / "a.wav", noise())
-    expected = read_clip(path)
+    expected = read_clip(path).samples
     raw = bytearray(path.read_bytes())
     raw[4:8] = raw[40:44] = size.to_bytes(4, "little")
     path.write_bytes(raw)
-    np.testing.assert_array_equal(read_clip(path), expected)
-    np.testing.assert_array_equal(np.concatenate(list(read_blocks(path))), expected)
+    np.testing.assert_array_equal(read_clip(path).samples, expected)
+    np.testing.assert_array_equal(np.concatenate(list(read_blocks(path).blocks)), expected)
     assert probe(path) == Header(SAMPLE_RATE, 0.5)
 
 
@@ -251,7 +251,7 @@ def test_flac_without_a_length_says_what_to_do(tmp_path):
     raw[21] &= 0xF0
     raw[22:26] = bytes(4)
     path.write_bytes(raw)
-    for read in (read_clip, probe, lambda path: list(read_blocks(path))):
+    for read in (read_clip, probe, lambda path: list(read_blocks(path).blocks)):
         with pytest.raises(AudioError, match="encode it again"):
             read(path)
 
@@ -259,7 +259,9 @@ def test_flac_without_a_length_says_what_to_do(tmp_path):
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
 def test_resampling_keeps_time_and_pitch(tmp_path, rate):
     tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate)
-    mono = read_clip(write(tmp_path / "a.wav", np.stack([tone, np.zeros(rate)], axis=1), rate))
+    mono = read_clip(
+        write(tmp_path / "a.wav", np.stack([tone, np.zeros(rate)], axis=1), rate)
+    ).samples
     assert len(mono) == SAMPLE_RATE
     expected = np.sin(2 * np.pi * 440 * np.arange(SAMPLE_RATE) / SAMPLE_RATE) / 2
     inner = slice(800, -800)
@@ -281,8 +283,8 @@ def test_resampling_keeps_time_and_pitch(tmp_path, rate):
     ],
 )
 def test_the_original_equals_its_prepared_version(original, version):
-    ours = read_clip(SHARED / "corpora" / "originals" / original)
-    theirs = read_clip(SHARED / "corpora" / version)
+    ours = read_clip(SHARED / "corpora" / "originals" / original).samples
+    theirs = read_clip(SHARED / "corpora" / version).samples
     assert abs(len(ours) - len(theirs)) <= 1
     length = min(len(ours), len(theirs))
     error = np.mean((ours[:length] - theirs[:length]) ** 2)
@@ -363,7 +365,7 @@ def test_command_keeps_the_good_and_names_the_bad(mixed, tmp_path):
     np.testing.assert_allclose(dataset.seconds, [0.5, 4.0, 1.5], atol=0.01)
     assert dataset.feature_config == PAPER._asdict()
     np.testing.assert_array_equal(
-        dataset.features[0], mfcc(read_clip(mixed / "03a01Fa.wav"), PAPER)
+        dataset.features[0], mfcc(read_clip(mixed / "03a01Fa.wav").samples, PAPER)
     )
 
 
@@ -459,6 +461,57 @@ def test_unwritable_outputs(tmp_path):
         check_out(tmp_path / "folder.npz")
 
 
+@pytest.mark.usefixtures("one_process")
+def test_the_best_copy_of_a_take_that_can_be_read_is_kept(tmp_path, monkeypatch):
+    for take, seed in (("1001_IEO_ANG_HI", 1), ("1002_IEO_ANG_HI", 2)):
+        write(tmp_path / "AudioWAV" / f"{take}.wav", noise(0.5, seed))
+        write(tmp_path / "AudioMP3" / f"{take}.mp3", noise(0.5, seed))
+    damaged = tmp_path / "AudioWAV" / "1002_IEO_ANG_HI.wav"
+    damaged.write_bytes(damaged.read_bytes()[:9000])
+    dataset, skipped, _ = prepare("cremad", tmp_path, PAPER, processes=1)
+    assert dataset.speakers.tolist() == ["1001", "1002"]
+    kept = ("AudioWAV/1001_IEO_ANG_HI.wav", "AudioMP3/1002_IEO_ANG_HI.mp3")
+    for features, file in zip(dataset.features, kept, strict=True):
+        np.testing.assert_array_equal(features, mfcc(read_clip(tmp_path / file).samples, PAPER))
+    reasons = dict(skipped)
+    assert reasons["AudioMP3/1001_IEO_ANG_HI.mp3"] == (
+        "another copy of the take in AudioWAV/1001_IEO_ANG_HI.wav, which is kept"
+    )
+    assert "truncated" in reasons["AudioWAV/1002_IEO_ANG_HI.wav"]
+    assert len(reasons) == 2
+
+
+@pytest.mark.usefixtures("one_process")
+def test_parts_of_a_file_are_clips(tmp_path, capsys):
+    samples = noise(3.0)
+    write(tmp_path / "a.wav", samples)
+    rows = "a.wav,joy,0.5,1.25\na.wav,awe,1.25,\nb.wav,joy,1,9\n"
+    (tmp_path / "manifest.csv").write_text(f"path,label,start,end\n{rows}")
+    write(tmp_path / "b.wav", noise(3.0, 1))
+    dataset, skipped, _ = prepare("manifest", tmp_path, PAPER, "en", processes=1)
+    assert skipped == []
+    assert dataset.names.tolist() == ["a from 0.5 to 1.25 s", "a from 1.25 s on", "b from 1 to 9 s"]
+    np.testing.assert_allclose(dataset.seconds, [0.75, 1.75, 2.0])
+    part = write(tmp_path / "part.wav", samples[8000:20000])
+    np.testing.assert_array_equal(dataset.features[0], mfcc(read_clip(part).samples, PAPER))
+    assert "  b.wav: cut off, since the file ends earlier" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("one_process")
+def test_corpora_have_names_and_namesakes_are_warned_of(tmp_path, capsys):
+    write(tmp_path / "wav" / "joy" / "1.wav", noise(0.3))
+    write(tmp_path / "mp3" / "joy" / "1.mp3", noise(0.3))
+    dataset, *_ = prepare("folders", tmp_path, PAPER, "en", processes=1)
+    assert dataset.corpus == tmp_path.name
+    said = "files that are called as another of their label: 1, such as mp3/joy/1.mp3 and wav/joy/1"
+    assert said in capsys.readouterr().out
+    dataset, *_ = prepare("folders", tmp_path / "wav", PAPER, "en", name=" My  x", processes=1)
+    assert dataset.corpus == "My x"
+    assert "another of their label" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="--name=  is empty"):
+        prepare("folders", tmp_path, PAPER, "en", name=" ")
+
+
 @pytest.mark.slow
 @needs_shared
 def test_real_corpus_matches_its_readme():
@@ -529,9 +582,13 @@ def test_finished_shards_are_kept_and_others_made_again(copies, tmp_path):
     assert make_shards(copies, out, 3) == [paths[1]]
     assert [path.read_bytes() for path in paths] == content
 
-    write(copies / "joy" / "0.wav", noise(0.3, 50))  # in the first shard
-    later = paths[0].stat().st_mtime + 1
-    os.utime(copies / "joy" / "0.wav", (later, later))
+    replaced = copies / "joy" / "0.wav"  # in the first shard
+    os.utime(replaced, (4e9, 4e9))  # its time alone says nothing
+    assert make_shards(copies, out, 3) == []
+    size = replaced.stat().st_size
+    write(replaced, noise(0.3, 50))
+    os.utime(replaced, (1, 1))  # as an archive leaves it
+    assert replaced.stat().st_size == size
     assert make_shards(copies, out, 3) == [paths[0]]
     assert paths[0].read_bytes() != content[0]
 

@@ -5,7 +5,9 @@ import pytest
 import soundfile
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.recognition.naming import name_classes
 from fmaml_jax.recognition.support import look_over, read_clip_as, read_support
+from fmaml_jax.web.session import Session, add_clips
 from tests.test_prepare import noise
 
 
@@ -25,7 +27,7 @@ def folder(tmp_path, trained):
 
 def test_a_folder_for_each_label(folder, start):
     clips = read_support(folder, start)
-    assert [clip.label for clip in clips] == ["anger"] * 2 + ['stra"ch\n i żal'] * 3
+    assert [clip.label for clip in clips] == ["anger"] * 2 + ['stra"ch i żal'] * 3
     assert {clip.speaker for clip in clips} == {""}
 
 
@@ -55,10 +57,7 @@ def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
     [
         ("file,label\n", "holds no clips"),
         ("path,label\na.wav,joy\n", "has no column file"),
-        ("file;label\na.wav;joy\n", "has no column file and label; .* with commas between them"),
-        ("file,label,start\na.wav,joy,soon\n", "row 2 of .* no number, such as 1.5"),
-        ("file,label,start,end\na.wav,joy,2,1\n", "row 2 of .* from 2 to 1"),
-        ("file,label\n,joy\n", "row 2 of .* names no file"),
+        ("file,label\na.wav,joy\n\n,joy\n", "line 4 of .* names no file"),
         ("file,label\na.wav,\n", "'a.wav' has no label"),
         ("file,label\na.wav,Unsure\n", "no class can be called 'Unsure'"),
         ("file,label\nmissing.wav,joy\n", "'missing.wav' cannot be used: unreadable"),
@@ -94,8 +93,8 @@ def test_folders_that_hold_nothing_or_stray_clips(tmp_path, start):
 def test_labels_are_text(trained, start):
     with pytest.raises(UserError, match=r"has the label .*udcff.*, no text"):
         read_clip_as(trained[1].paths[0], "jo\udcffy", start)
-    clip = read_clip_as(trained[1].paths[0], " z\u0307al \n", start)
-    assert clip.label == "\u017cal"
+    clip = read_clip_as(trained[1].paths[0], " z\u0307al\u00a0 b \n", start, "\tAnn  B ")
+    assert (clip.label, clip.speaker) == ("\u017cal b", "Ann B")
 
 
 def test_findings(tmp_path, trained, start):
@@ -142,6 +141,34 @@ def test_copies_are_left_out_and_contradictions_too(start, trained):
     assert [(clip.digest, clip.label) for clip in kept] == [("a", "joy"), ("c", "joy")]
     assert "'again.wav' is a copy of 'a.wav' and is left out" in warnings
     assert any("different labels" in text and "'other.wav' (awe)" in text for text in warnings)
+
+
+def test_names_that_look_the_same_are_one(start, trained):
+    names = [("\u00dcber", "Ann"), ("u\u0308BER", "ann"), ("\uff35\u0308ber", "ANN\u200b")]
+    clips = [
+        clip_of(start, trained, label, str(index), speaker)
+        for index, (label, speaker) in enumerate(names)
+    ]
+    kept, warnings = look_over(clips, ("silence",))
+    assert {(clip.label, clip.speaker) for clip in kept} == {("\u00dcber", "Ann")}
+    assert any("all clips are of one speaker" in warning for warning in warnings)
+
+
+def test_names_in_flags_may_be_written_in_any_way(start):
+    naming = name_classes(start, {"\u017cal", "joy"}, {"Z\u0307AL": "Anger "}, ["SILENCE"])
+    assert naming.known_as["\u017cal"] == "anger"
+    assert naming.free == ("neutral",)
+
+
+def test_a_page_spells_names_as_it_has_them(start, trained, tmp_path):
+    session = Session()
+    for index, label in enumerate(("\u017bal", "z\u0307al ", "joy")):
+        path = tmp_path / f"{index}.wav"
+        path.write_bytes(trained[1].paths[index].read_bytes())
+        assert add_clips(session, start, [path], label, "anger", ("Ann", "ANN", "ann")[index])[0]
+    assert [clip.label for clip in session.clips] == ["\u017bal", "\u017bal", "joy"]
+    assert {clip.speaker for clip in session.clips} == {"Ann"}
+    assert session.same_as == {"\u017cal": "anger", "joy": "anger"}
 
 
 def test_warnings(start, trained):

@@ -84,7 +84,7 @@ def places(recording):
 
 def spoken(trained, length, pause=1.0):
     """Speech with pauses, at least `length` seconds, and where the speech is."""
-    clips = [read_clip(path) for path in trained[1].paths]
+    clips = [read_clip(path).samples for path in trained[1].paths]
     samples, truth, at = [], [], 0.0
     while at < length:
         for clip in clips:
@@ -165,7 +165,7 @@ def test_synthetic_speech_is_found_where_it_was_put(trained):
 def test_real_speech_is_found_where_it_was_put():
     files = sorted((SHARED / "corpora" / "emodb").rglob("*.flac"))[::50]
     samples, truth, at = [], [], 0.0
-    for clip in map(read_clip, files):
+    for clip in (read_clip(file).samples for file in files):
         samples += [clip, np.zeros(SAMPLE_RATE, np.float32)]
         truth.append((at, at + len(clip) / SAMPLE_RATE))
         at = truth[-1][1] + 1
@@ -303,7 +303,7 @@ def test_true_answers_give_the_true_boundaries(tmp_path, trained):
 
     The class is written where nobody hears it: in the last bits of the samples.
     """
-    speech = np.concatenate([read_clip(path) for path in trained[1].paths])
+    speech = np.concatenate([read_clip(path).samples for path in trained[1].paths])
     change = 20 * SAMPLE_RATE
     stop = 35 * SAMPLE_RATE + int(np.abs(speech[35 * SAMPLE_RATE :]).argmax()) // 512 * 512 + 100
     marked = (np.round(speech[:stop] * 4096) + 0.5 * (np.arange(stop) >= change)) / 4096

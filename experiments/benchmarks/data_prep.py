@@ -30,6 +30,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float
 
+from data_prep.corpora import Clip
 from data_prep.pipeline import extract_all
 from data_prep.synthetic import synthesise
 from fmaml_jax.audio.decoding import SAMPLE_RATE
@@ -47,7 +48,9 @@ MIB = 2**20
 
 def ours(paths: list[Path], processes: int) -> list[tuple[int, ...]]:
     """Shapes of the features, by what `data_prep.prepare` does."""
-    return [recording.features.shape for recording in extract_all(paths, CONFIG, processes)]
+    clips = [Clip(str(path), "", "") for path in paths]
+    found = extract_all(clips, Path(), CONFIG, processes)
+    return [recording.features.shape for recording, _ in found if recording]
 
 
 def with_speech_features(path: Path) -> Float[np.ndarray, "frames coeffs"]:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float32
 
-from data_prep.corpora import CORPORA, clip_names, list_clips
+from data_prep.corpora import CORPORA, Clip, clip_names, list_clips
 from data_prep.pipeline import check_out, prepare, report, table
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES
@@ -28,8 +28,8 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import Dataset, load, save
 
 
-def functionals(paths: list[Path]) -> Float32[np.ndarray, "clips 1 coeffs"]:
-    """The functionals of each file, decoded as for all other features.
+def functionals(audio_dir: Path, clips: list[Clip]) -> Float32[np.ndarray, "clips 1 coeffs"]:
+    """The functionals of each clip, decoded as for all other features.
 
     Raises:
         UserError: openSMILE is not installed, a file is no usable clip, or is too short.
@@ -46,10 +46,11 @@ def functionals(paths: list[Path]) -> Float32[np.ndarray, "clips 1 coeffs"]:
         feature_level=opensmile.FeatureLevel.Functionals,
     )
     vectors = []
-    with progress("openSMILE", len(paths), " clips") as bar:
-        for path in paths:
+    with progress("openSMILE", len(clips), " clips") as bar:
+        for clip in clips:
+            path = audio_dir / clip.file
             try:
-                samples = read_clip(path)
+                samples = read_clip(path, *clip.part).samples
             except AudioError as error:
                 raise UserError(f"{path} is no usable clip: {error}; mend or remove it") from error
             vectors.append(smile.process_signal(samples, SAMPLE_RATE).to_numpy(np.float32))
@@ -72,14 +73,14 @@ def with_functionals(dataset: Dataset, corpus: str, audio_dir: Path, join: bool)
         UserError: see `list_clips` and `functionals`; or a clip is not in the folder.
     """
     clips = list_clips(corpus, audio_dir).clips
-    file_of = dict(zip(clip_names(clips), (clip.file for clip in clips), strict=True))
+    clip_of = dict(zip(clip_names(clips), clips, strict=True))
     names = dataset.names.tolist()
-    if missing := [name for name in names if name not in file_of]:
+    if missing := [name for name in names if name not in clip_of]:
         raise UserError(
             f"{len(missing)} clips, such as {missing[0]}, are not in {audio_dir}; give the folder "
             "that --with_mfcc was prepared from"
         )
-    features = functionals([audio_dir / file_of[name] for name in names])
+    features = functionals(audio_dir, [clip_of[name] for name in names])
     config = {"functionals": "eGeMAPSv02", "opensmile": importlib.metadata.version("opensmile")}
     if join:
         from fmaml_jax.learners.functionals import time_statistics  # with it comes JAX

@@ -41,6 +41,31 @@ class Header(NamedTuple):
     seconds: float
 
 
+class Sound(NamedTuple):
+    """What was read of a file.
+
+    Attributes:
+        samples: mono at `SAMPLE_RATE`, 1.0 is full scale.
+        sample_rate: the file's own samples per second.
+        seconds: how long that is.
+        findings: what may be wrong with it, each the end of a sentence.
+    """
+
+    samples: Float32[np.ndarray, " samples"]
+    sample_rate: int
+    seconds: float
+    findings: tuple[str, ...] = ()
+
+
+class Stream(NamedTuple):
+    """A `Sound` whose samples come in blocks of some seconds, one after the other."""
+
+    blocks: Iterator[Float32[np.ndarray, " samples"]]
+    sample_rate: int
+    seconds: float
+    findings: tuple[str, ...] = ()
+
+
 def probe(path: str | os.PathLike) -> Header:
     """Reads a file's header alone.
 
@@ -51,9 +76,7 @@ def probe(path: str | os.PathLike) -> Header:
         return Header(sound.samplerate, sound.frames / sound.samplerate)
 
 
-def read_clip(
-    path: str | os.PathLike, start: float = 0.0, end: float | None = None
-) -> Float32[np.ndarray, " samples"]:
+def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = None) -> Sound:
     """Decodes a file, averages its channels and resamples to `SAMPLE_RATE`.
 
     Args:
@@ -62,7 +85,7 @@ def read_clip(
         end: where it ends; None is the end of the file.
 
     Returns:
-        Samples, 1.0 is full scale; at least one, all finite, not all zero.
+        At least one sample, all finite, not all zero.
 
     Raises:
         AudioError: the file is unreadable, empty, truncated, holds NaN or infinity, or is silent.
@@ -72,10 +95,10 @@ def read_clip(
         mono = soxr.resample(samples, sound.samplerate, SAMPLE_RATE)
     if not mono.any():
         raise AudioError("all samples are zero")
-    return mono
+    return Sound(mono, sound.samplerate, len(samples) / sound.samplerate)
 
 
-def read_blocks(path: str | os.PathLike) -> Iterator[Float32[np.ndarray, " samples"]]:
+def read_blocks(path: str | os.PathLike) -> Stream:
     """The samples of `read_clip`, the same ones, in blocks of some seconds.
 
     It takes the memory of a few blocks, however long the file is. Silence is no error here, and
@@ -84,6 +107,11 @@ def read_blocks(path: str | os.PathLike) -> Iterator[Float32[np.ndarray, " sampl
     Raises:
         AudioError: the file is unreadable, empty, truncated, or holds NaN or infinity.
     """
+    header = probe(path)
+    return Stream(_blocks(path), header.sample_rate, header.seconds)
+
+
+def _blocks(path: str | os.PathLike) -> Iterator[Float32[np.ndarray, " samples"]]:
     with _opened(path) as sound:
         stream = soxr.ResampleStream(sound.samplerate, SAMPLE_RATE, 1, "float32")
         for block in _mono_blocks(sound):

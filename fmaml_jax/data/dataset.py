@@ -11,10 +11,12 @@ Schema, version 1 (`numpy.load(path, allow_pickle=False)` reads it; strings are 
     languages        str [clips]      ISO 639 code; "zxx" is "no linguistic content" (noise)
     speakers         str [clips]      "" where unknown
     scenes           str [clips]      clips of one scene share words or a film scene; "" unknown
-    names            str [clips]      path below the corpus folder without its suffix, unique
+    names            str [clips]      path below the corpus folder without its suffix, and which
+                                      part of the file the clip is, if any; unique
     seconds          float32 [clips]  length of the recording before it was cropped or padded
     shard            str              only in a part of a corpus: JSON array of its index, the
-                                      number of shards and a hash of what all of them are made from
+                                      number of shards, a hash of what all of them are made from and
+                                      one of the audio that this one was made from
 
 Clips are sorted by name. The same clips and configuration give the same bytes.
 """
@@ -36,11 +38,18 @@ NO_LANGUAGE = "zxx"
 
 
 class Shard(NamedTuple):
-    """Which part of a corpus a file holds; `source` is a hash of the clip list and the flags."""
+    """Which part of a corpus a file holds.
+
+    Attributes:
+        number, total: its index, and how many there are.
+        source: a hash of the clip list and the flags.
+        audio: a hash of the bytes of the files that it was made from.
+    """
 
     number: int
     total: int
     source: str
+    audio: str = ""
 
 
 class Dataset(NamedTuple):

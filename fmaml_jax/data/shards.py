@@ -78,7 +78,7 @@ def join(shards: Mapping[str, Dataset]) -> tuple[Dataset, list[Skipped]]:
     path, first = next(iter(described.items()))
     found: dict[int, str] = {}
     for other, shard in described.items():
-        if shard[1:] != first[1:]:
+        if (shard.total, shard.source) != (first.total, first.source):
             raise UserError(
                 f"{other} and {path} are shards of different corpora or flags; name the shards of "
                 "one, or prepare again with the same flags"

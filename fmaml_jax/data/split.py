@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, Shaped
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import did_you_mean, name_key, one_spelling
 from fmaml_jax.data.dataset import NO_LANGUAGE
 from fmaml_jax.data.shards import load_corpora
 
@@ -54,13 +55,14 @@ def load_clips(data: Sequence[str]) -> Clips:
 
     Raises:
         UserError: a file cannot be used or is missing (see `load_corpora`), a clip is there
-            twice, or the features of two corpora were made in different ways.
+            twice, two corpora are called the same, or their features were made in different ways.
     """
     corpora = load_corpora(data)
     paths, parts = list(corpora), list(corpora.values())
     hashes = {path: part.content_hash for path, part in corpora.items()}
     first = parts[0].feature_config
     seen: dict[bytes, str] = {}
+    called: dict[str, str] = {}
     for path, part in zip(paths, parts, strict=True):
         keys = dict.fromkeys((*first, *part.feature_config))
         if differing := [key for key in keys if part.feature_config.get(key) != first.get(key)]:
@@ -76,13 +78,20 @@ def load_clips(data: Sequence[str]) -> Clips:
                     f"{clip} and {other} are the same clip, which would be in support and query; "
                     "leave one of the files out of --data"
                 )
+        if (namesake := called.setdefault(name_key(part.corpus), path)) != path:
+            raise UserError(
+                f"{path} and {namesake} are both called {part.corpus}, so that speakers of one "
+                "would count as the other's; prepare one with another --name, or both at once if "
+                "they are one corpus"
+            )
 
     def join(field: str) -> np.ndarray:
         return np.concatenate([getattr(part, field) for part in parts])
 
+    labels, label_of = np.unique(join("labels"), return_inverse=True)
     return Clips(
         features=join("features"),
-        labels=join("labels"),
+        labels=np.array(one_spelling(labels))[label_of],
         languages=join("languages"),
         speakers=join("speakers"),
         scenes=join("scenes"),
@@ -126,7 +135,8 @@ def split_clips(
         task_domain: what a training task draws from: one source "language" or one "corpus" of it.
 
     Raises:
-        UserError: there is no target or no source language.
+        UserError: there is no target or no source language, or no clip of a class or, with
+            `task_domain` "corpus", of an emotion in the sources.
     """
     spoken = clips.languages != NO_LANGUAGE
     languages = sorted(set(clips.languages[spoken]))
@@ -134,12 +144,20 @@ def split_clips(
     named = (clips.languages if target in languages else clips.corpora) == target
     tested = spoken & named & (target is not None)
     if target is not None and not tested.any():
-        raise UserError(f"--target={target} has no clips; {found}")
+        near = did_you_mean(target or "", [*languages, *clips.corpora[spoken]])
+        raise UserError(f"--target={target} has no clips; {found}{near}")
     sources = [name for name in languages if name not in clips.languages[tested]]
     if not sources:
         raise UserError(
             f"no language is left to train on beside --target={target or 'none'}; {found}"
         )
+    known = sorted(set(clips.labels))
+    for label in (*emotions, *fixed):
+        if label not in known:
+            raise UserError(
+                f"no clip in --data is labelled {label!r}; the labels are {', '.join(known)}"
+                f"{did_you_mean(label, known)}"
+            )
     usable = np.isin(clips.languages, sources)
 
     def pool(domain: Bool[np.ndarray, " clips"], part: int, chosen: np.ndarray) -> Pool:
@@ -164,6 +182,11 @@ def split_clips(
         domains = {name: clips.languages == name for name in sources}
     else:
         domains = _corpora(clips, np.isin(clips.languages, sources), emotions)
+        if not domains:
+            raise UserError(
+                f"no corpus of {', '.join(sources)} has a clip of {', '.join(emotions)} to train "
+                "on; add corpora, or change --emotions or --target"
+            )
     return Split(
         train={name: pool(domain, 0, usable & ~held_out) for name, domain in domains.items()},
         val={

@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import did_you_mean
 from fmaml_jax.config import WIDTHS, Config
 from fmaml_jax.learners import (
     anil,
@@ -129,7 +130,10 @@ def find_method(config: Config) -> tuple[Method, str]:
             that it does not read.
     """
     if config.method not in METHODS:
-        raise UserError(f"--method={config.method} is unknown; choose from {', '.join(METHODS)}")
+        raise UserError(
+            f"--method={config.method} is unknown; choose from {', '.join(METHODS)}"
+            f"{did_you_mean(config.method, METHODS)}"
+        )
     method = METHODS[config.method]
     support = config.support or method.supports[0]
     if support not in method.supports:

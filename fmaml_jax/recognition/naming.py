@@ -1,10 +1,10 @@
 """The classes of a recogniser: a user's labels, and what each is to the start."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import name_key
 from fmaml_jax.recognition.checkpoint import Start
 
 
@@ -68,39 +68,34 @@ def name_classes(
 
 def _known_as(start: Start, labels: set[str], same_as: Mapping[str, str]) -> dict[str, str]:
     """Which class of the start each label begins as; "" for a new one."""
-    classes = {_folded(name): name for name in (*start.emotions, *start.fixed)}
-    spelled = {_folded(label): label for label in labels}
-    known = {label: classes.get(_folded(label), "") for label in labels}
+    classes = {name_key(name): name for name in (*start.emotions, *start.fixed)}
+    spelled = {name_key(label): label for label in labels}
+    known = {label: classes.get(name_key(label), "") for label in labels}
     for label, meaning in same_as.items():
-        if _folded(label) not in spelled:
+        if name_key(label) not in spelled:
             raise UserError(
                 f"--same_as={label}={meaning}, but no clip is labelled {label!r}; the labels are "
                 f"{', '.join(sorted(labels))}"
             )
-        if _folded(meaning) not in classes:
+        if name_key(meaning) not in classes:
             raise UserError(
                 f"--same_as={label}={meaning}, but the checkpoint does not know {meaning!r}; it "
                 f"knows {', '.join(classes.values())}"
             )
-        known[spelled[_folded(label)]] = classes[_folded(meaning)]
+        known[spelled[name_key(label)]] = classes[name_key(meaning)]
     return known
-
-
-def _folded(name: str) -> str:
-    """What names are compared by: in any case, and however their accents are encoded."""
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _free(start: Start, known_as: Mapping[str, str], without: Sequence[str]) -> tuple[str, ...]:
     """The fixed classes that no label means or is called as, but those `without`."""
-    taken = {*known_as.values(), *map(_folded, known_as)}
-    free = [name for name in start.fixed if not {name, _folded(name)} & taken]
-    if foreign := [name for name in without if name not in free]:
+    taken = {*known_as.values(), *map(name_key, known_as)}
+    free = [name for name in start.fixed if not {name, name_key(name)} & taken]
+    if foreign := [name for name in without if name_key(name) not in map(name_key, free)]:
         raise UserError(
             f"--without={','.join(foreign)} cannot be left out; without clips there are "
             f"{', '.join(free) or 'no classes'}"
         )
-    return tuple(name for name in free if name not in without)
+    return tuple(name for name in free if name_key(name) not in map(name_key, without))
 
 
 def _unnamed(start: Start, known_as: Mapping[str, str]) -> tuple[str, ...]:

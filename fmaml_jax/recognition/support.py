@@ -4,7 +4,6 @@ import collections
 import hashlib
 import math
 import os
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,15 @@ from fmaml_jax.audio.features import extract
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_audio, walk
-from fmaml_jax.common.text import read_table
+from fmaml_jax.common.text import (
+    clean_name,
+    is_text,
+    listed_file,
+    name_key,
+    one_spelling,
+    read_part,
+    read_table,
+)
 from fmaml_jax.data.scale import scaled
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.timeline import UNSURE
@@ -68,8 +75,8 @@ class _Row(NamedTuple):
 def read_support(path: str | os.PathLike, start: Start) -> list[LabelledClip]:
     """Reads a folder that has a folder for each label, or a CSV.
 
-    A CSV has the columns file and label and may have start, end and speaker. Its files are relative
-    to its folder; start and end are seconds within the file.
+    A CSV (see `read_table`) has the columns file and label and may have start, end and speaker. Its
+    files are relative to its folder; start and end are seconds within the file.
 
     Raises:
         UserError: there is no clip, or one cannot be used; see `read_clip_as`.
@@ -102,7 +109,7 @@ def read_clip_as(
 
     Args:
         path: a sound file.
-        label: its class, any text; it is stripped and normalised (NFC).
+        label: its class, any text; see `clean_name`.
         start: what it will be enrolled in.
         speaker: who speaks; "" where unknown.
         part: where it begins and ends in the file, in seconds; None is the file's end.
@@ -111,16 +118,14 @@ def read_clip_as(
         UserError: the file cannot be decoded, the clip is empty, silent or longer than
             `LONGEST_CLIP`, or the label is empty or reserved.
     """
-    label = unicodedata.normalize("NFC", label).strip()
+    label, speaker = clean_name(label), clean_name(speaker)
     begin, end = part
     name = Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
-    if not label:
+    if not name_key(label):
         raise UserError(f"clip {name!r} has no label; give it one")
-    try:
-        label.encode()
-    except UnicodeEncodeError as error:  # a folder's name need not be text
-        raise UserError(f"clip {name!r} has the label {label!r}, no text; rename it") from error
-    if label.casefold() == UNSURE:
+    if not is_text(label):
+        raise UserError(f"clip {name!r} has the label {label!r}, no text; rename it")
+    if name_key(label) == UNSURE:
         raise UserError(
             f"no class can be called {label!r}, which is an answer; choose another name"
         )
@@ -134,11 +139,11 @@ def read_clip_as(
             )
         if seconds <= 0:
             raise AudioError(f"only {header.seconds:g} s long, which ends before {begin:g} s")
-        samples = read_clip(path, begin, end)
+        sound = read_clip(path, begin, end)
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
-    features = extract(samples, start.feature_config)
-    findings = _findings(samples, header.sample_rate, features, start)
+    features = extract(sound.samples, start.feature_config)
+    findings = [*sound.findings, *_findings(sound.samples, header.sample_rate, features, start)]
     if end is not None and end > header.seconds + ROUNDED:
         findings.append("cut off, since the file ends earlier than the CSV says")
     return LabelledClip(
@@ -146,7 +151,7 @@ def read_clip_as(
         label,
         speaker,
         features,
-        hashlib.sha256(samples.tobytes()).hexdigest(),
+        hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
     )
 
@@ -190,16 +195,17 @@ def look_over(
 ) -> tuple[list[LabelledClip], list[str]]:
     """Leaves copies out, and says in sentences what may be wrong with the clips together.
 
-    Labels that differ in case alone become one, as it was written first.
+    Labels, and speakers, that are one by `name_key` become one, as it was written first.
 
     Args:
         clips: all clips.
         fixed: labels of clips that may well be silent, or far from speech.
     """
-    spelling: dict[str, str] = {}
+    labels = one_spelling(clip.label for clip in clips)
+    speakers = one_spelling(clip.speaker for clip in clips)
     clips = [
-        clip._replace(label=spelling.setdefault(clip.label.casefold(), clip.label))
-        for clip in clips
+        clip._replace(label=label, speaker=speaker)
+        for clip, label, speaker in zip(clips, labels, speakers, strict=True)
     ]
     by_digest = collections.defaultdict(list)
     for clip in clips:
@@ -240,7 +246,7 @@ def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> li
     """A sentence for each finding, with the clips it is about; those of `fixed` are passed over."""
     by_finding = collections.defaultdict(list)
     for clip in clips:
-        if clip.label.casefold() not in map(str.casefold, fixed):
+        if name_key(clip.label) not in map(name_key, fixed):
             for finding in clip.findings:
                 by_finding[finding].append(repr(clip.name))
     return [
@@ -262,29 +268,11 @@ def _folder_rows(folder: Path) -> list[_Row]:
 
 
 def _table_rows(path: Path) -> list[_Row]:
-    table = read_table(path)
-    if table and (missing := [column for column in ("file", "label") if column not in table[0]]):
-        raise UserError(
-            f"{path} has no column {' and '.join(missing)}; its first line names the columns, "
-            "with commas between them: file,label and, if wanted, start,end,speaker"
-        )
     rows = []
-    for number, row in enumerate(table, 2):
-        try:
-            begin, end = (float(row.get(column) or "nan") for column in ("start", "end"))
-        except ValueError as error:
-            raise UserError(
-                f"row {number} of {path} has a start or end that is no number, such as 1.5"
-            ) from error
-        begin, end = (0.0 if math.isnan(begin) else begin), (None if math.isnan(end) else end)
-        if not row["file"]:
-            raise UserError(f"row {number} of {path} names no file")
-        if begin < 0 or (end is not None and not begin < end < math.inf):
-            raise UserError(
-                f"row {number} of {path} has a part from {begin:g} to {end} s; a part starts at "
-                "0 or later and ends after it starts"
-            )
-        rows.append(
-            _Row(path.parent / row["file"], row["label"], row.get("speaker", ""), (begin, end))
-        )
+    for row in read_table(path, "file", "label"):
+        if not row.cells["file"]:
+            raise UserError(f"{row.place} names no file")
+        file = listed_file(path.parent, row.cells["file"])
+        speaker = row.cells.get("speaker", "")
+        rows.append(_Row(file, row.cells["label"], speaker, read_part(row)))
     return rows

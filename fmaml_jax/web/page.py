@@ -13,6 +13,7 @@ from gradio.themes import Default
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.pictures import GREEN, VERMILION
+from fmaml_jax.common.text import name_key
 from fmaml_jax.recognition import Recogniser, save
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.support import describe_findings
@@ -209,18 +210,18 @@ def _add(
 
 
 def _show_meaning(visit: Visit, label: str | None) -> Changes:
-    label = (label or "").strip()
-    known = map(str.casefold, (*visit.start.emotions, *visit.start.fixed))
+    label = name_key(label or "")
+    known = map(name_key, (*visit.start.emotions, *visit.start.fixed))
     return {
         "meaning": gr.update(
-            visible=bool(label) and label.casefold() not in known,
+            visible=bool(label) and label not in known,
             value=visit.session.same_as.get(label, NEW),
         )
     }
 
 
 def _set_meaning(visit: Visit, label: str, meaning: str) -> Changes:
-    visit.session.same_as[label.strip()] = meaning
+    visit.session.same_as[name_key(label)] = meaning
     return _clips(visit)
 
 

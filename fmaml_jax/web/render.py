@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from fmaml_jax.common.text import name_key
 from fmaml_jax.recognition import Prediction, Recogniser
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.formats import FORMATS
@@ -48,13 +49,13 @@ def count(number: int, thing: str) -> str:
 
 def clips_table(clips: Sequence[LabelledClip], start: Start, same_as: Mapping[str, str]) -> str:
     """A row for each label."""
-    known = {name.casefold() for name in (*start.emotions, *start.fixed)}
+    known = {name_key(name) for name in (*start.emotions, *start.fixed)}
     rows = []
     for label, number in sorted(Counter(clip.label for clip in clips).items()):
         speakers = {clip.speaker for clip in clips if clip.label == label} - {""}
-        meaning = same_as.get(label, NEW)
+        meaning = same_as.get(name_key(label), NEW)
         if meaning == NEW:
-            meaning = "known" if label.casefold() in known else "new"
+            meaning = "known" if name_key(label) in known else "new"
         cells = (label, meaning, str(number), str(len(speakers) or "not said"))
         rows.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{name}</th>" for name in ("emotion", "means", "clips", "speakers"))

@@ -7,6 +7,7 @@ from typing import Any
 
 from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.text import name_key, one_spelling
 from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.support import LabelledClip, read_clip_as
@@ -21,7 +22,7 @@ NEW = "a new emotion"
 
 @dataclasses.dataclass
 class Session:
-    """What one page holds; `same_as` has the meanings of labels, `NEW` among them."""
+    """What one page holds; `same_as` has the meanings of labels' keys, `NEW` among them."""
 
     clips: list[LabelledClip] = dataclasses.field(default_factory=list)
     same_as: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -39,24 +40,28 @@ def add_clips(
 ) -> tuple[list[LabelledClip], list[str]]:
     """Reads clips of one label into the session, and removes their files.
 
+    Names are spelled as the session has them already.
+
     Returns:
         The clips, and a sentence for each file that cannot be used.
     """
+    *_, label = one_spelling([*(clip.label for clip in session.clips), label])
+    *_, speaker = one_spelling([*(clip.speaker for clip in session.clips), speaker])
     added, errors = [], []
     for path in paths:
         try:
-            if not label.strip():
+            if not name_key(label):
                 raise UserError("name the emotion first, then give its clips")
             if len(session.clips) >= MOST_CLIPS:
                 raise UserError(f"{MOST_CLIPS} clips are enough; take some out first")
-            clip = read_clip_as(path, label, start, speaker=speaker.strip())
+            clip = read_clip_as(path, label, start, speaker=speaker)
         except UserError as error:
             errors.append(str(error))
             continue
         finally:
             path.unlink(missing_ok=True)
         session.clips.append(clip)
-        session.same_as[clip.label] = meaning
+        session.same_as[name_key(clip.label)] = meaning
         added.append(clip)
     return added, errors
 
@@ -82,7 +87,7 @@ def learn(session: Session, start: Start, answered: Sequence[str]) -> Recogniser
     Raises:
         UserError: see `enrol`.
     """
-    labels = {clip.label for clip in session.clips}
+    labels = {name_key(clip.label) for clip in session.clips}
     session.recogniser = enrol(
         start,
         session.clips,
