@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORPORA ?= corpora
 RUN = .venv/bin/python -m
 
-.PHONY: venv web encoder demo test test_all lint public_data descriptors
+.PHONY: venv web encoder demo test test_all lint public_data descriptors campplus
 
 venv: .venv/installed
 
@@ -69,6 +69,15 @@ data/descriptors/silence.npz: | data/silence
 
 data/descriptors/%.npz: | venv
 	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --features=descriptors --out=$@
+
+# The same corpora heard by the encoder; the first time, its weights are downloaded.
+campplus: $(addprefix data/campplus/,emodb.npz emovo.npz ravdess.npz cremad.npz nemo.npz silence.npz)
+
+data/campplus/silence.npz: data/encoder/campplus.npz | data/silence
+	$(RUN) data_prep.prepare --corpus=manifest --audio_dir=data/silence --features=campplus --out=$@
+
+data/campplus/%.npz: data/encoder/campplus.npz | venv
+	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --features=campplus --out=$@
 
 test: venv
 	.venv/bin/pytest -m "not slow"

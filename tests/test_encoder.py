@@ -8,11 +8,14 @@ import zipfile
 import jax
 import numpy as np
 import pytest
+import soundfile
 
-from fmaml_jax.audio.filterbank import log_mel_energies
+from data_prep.pipeline import prepare
+from fmaml_jax.audio.features import restore_config
+from fmaml_jax.audio.filterbank import EncoderConfig, log_mel_energies
 from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.encoder import campplus, weights
+from fmaml_jax.encoder import campplus, features, weights
 from fmaml_jax.encoder.torch_file import read_tensors
 
 DEPTHS = (2, 3, 2)
@@ -145,9 +148,9 @@ def test_a_clip_is_computed_as_if_alone(params, compute):
     shared, shared_statistics = compute(params, campplus.lay(energies))
     for number, clip in enumerate(energies):
         alone, statistics = compute(params, campplus.lay([clip]))
-        np.testing.assert_allclose(alone.embedding[0], shared.embedding[number], atol=1e-5)
+        np.testing.assert_array_equal(alone.embedding[0], shared.embedding[number])
         for mine, theirs in zip(statistics, shared_statistics, strict=True):
-            np.testing.assert_allclose(mine[0], theirs[number], atol=1e-5)
+            np.testing.assert_array_equal(mine[0], theirs[number])  # copies are found by that
 
 
 def test_all_clips_are_dealt_in_order_to_groups_that_have_room():
@@ -172,6 +175,42 @@ def test_energies_know_neither_gain_nor_offset():
     np.testing.assert_array_equal(log_mel_energies(voice[:1]), np.zeros((1, 80), np.float32))
     assert len(log_mel_energies(voice[:559])) == 1
     assert len(log_mel_energies(voice[:560])) == 2
+
+
+@pytest.fixture(scope="module")
+def encoder(params, tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder") / "campplus.npz"
+    archive.write(path, params)
+    return path
+
+
+def test_a_prepared_corpus_has_what_each_clip_gives_alone(params, compute, encoder, tmp_path):
+    sounds = {"a": sound(1.0), "b": sound(0.3, seed=1), "c": sound(1.0), "d": sound(2.0, seed=2)}
+    (tmp_path / "joy").mkdir()
+    for name, samples in sounds.items():
+        soundfile.write(tmp_path / "joy" / f"{name}.wav", samples, 16_000, subtype="FLOAT")
+    config = features.with_weights(EncoderConfig(clip_seconds=1.5), encoder)
+    encode = features.encoding(config, encoder)
+    dataset, skipped, _ = prepare("folders", tmp_path, config, "en", encode=encode, processes=1)
+    assert [item.file for item in skipped] == ["joy/c.wav"]  # a copy
+    assert dataset.features.shape == (3, 1, 2 * 160)
+    assert restore_config(dataset.feature_config) == config
+    describe = features.describer(config, encoder)
+    for name, vector in zip("abd", dataset.features, strict=True):
+        # Energies differ in their last bits where a product is shared among threads.
+        np.testing.assert_allclose(describe([sounds[name]])[0], vector, atol=1e-5)
+    cropped = describe([sounds["d"][4000:28_000]])
+    np.testing.assert_allclose(cropped[0], dataset.features[2], atol=1e-5)
+    _, statistics = compute(params, campplus.lay([log_mel_energies(sounds["a"])]))
+    expected = np.concatenate([clips[0] for clips in statistics])
+    np.testing.assert_allclose(dataset.features[0, 0], expected, atol=1e-5)
+
+
+def test_an_encoder_with_other_weights_is_refused(encoder):
+    with pytest.raises(UserError, match="give the other with --encoder"):
+        features.describer(EncoderConfig(weights="ab" * 32), encoder)
+    with pytest.raises(UserError, match="does not exist; get it with"):
+        features.with_weights(EncoderConfig(), "no/such.npz")
 
 
 # Files of PyTorch's format, written by hand.

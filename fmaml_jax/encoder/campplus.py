@@ -41,8 +41,8 @@ class Clips(NamedTuple):
     Attributes:
         energies: from `log_mel_energies`, zero in the pauses.
         heard: whether a frame belongs to a clip.
-        clip: the number of the clip that a step belongs to, -1 in a pause.
-        segment: the same of the segment; segments are counted over all clips.
+        clip: the number of the clip that a step belongs to; in a pause `MOST_CLIPS`.
+        segment: the same of the segment, counted over all clips; in a pause `len(clip_of)`.
         clip_of: the clip that a segment belongs to.
     """
 
@@ -97,8 +97,9 @@ def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]]) -> Clips:
     frames = next(length for length in FRAMES if length >= needed)
     steps = frames // 2
     joined, heard = np.zeros((frames, MELS), np.float32), np.zeros(frames, bool)
-    clip_at, segment_at = np.full((2, steps), -1, np.int32)
-    clip_of = np.zeros(MOST_CLIPS + steps // SEGMENT, np.int32)
+    clip_of = np.full(MOST_CLIPS + steps // SEGMENT, MOST_CLIPS, np.int32)
+    clip_at = np.full(steps, MOST_CLIPS, np.int32)
+    segment_at = np.full(steps, len(clip_of), np.int32)
     frame = segment = 0
     for number, clip in enumerate(energies):
         joined[frame : frame + len(clip)] = clip
@@ -141,16 +142,17 @@ def over_time(
     values: Float[Array, "steps channels"], clips: Clips
 ) -> tuple[Float[Array, "clips channels"], Float[Array, "clips channels"]]:
     """Mean and deviation (of a sample, n - 1) of each clip; of one step it is zero."""
-    steps = _members(clips.clip, MOST_CLIPS)
-    lengths = steps.sum(axis=1, keepdims=True)
-    mean = steps @ values / jnp.maximum(lengths, 1)
-    squares = steps @ (values - mean[clips.clip]) ** 2
+    lengths = _sums(jnp.ones((len(values), 1)), clips.clip, MOST_CLIPS)
+    mean = _sums(values, clips.clip, MOST_CLIPS) / jnp.maximum(lengths, 1)
+    squares = _sums((values - mean[clips.clip]) ** 2, clips.clip, MOST_CLIPS)
     return mean, jnp.sqrt(squares / jnp.maximum(lengths - 1, 1))
 
 
-def _members(group: Int[Array, " steps"], groups: int) -> Float[Array, "{groups} steps"]:
-    """1 where a step belongs to a group."""
-    return (group == jnp.arange(groups)[:, None]).astype(jnp.float32)
+def _sums(
+    values: Float[Array, "items channels"], group: Int[Array, " items"], groups: int
+) -> Float[Array, "{groups} channels"]:
+    """The sum of each group, added up in order: on a CPU equal wherever the group stands."""
+    return jax.ops.segment_sum(values, group, groups)
 
 
 def _front(params: Params, clips: Clips) -> Float[Array, "frames channels"]:
@@ -193,20 +195,19 @@ def _dense_block(
     params: Params, name: str, values: Float[Array, "steps _"], clips: Clips, dilation: int
 ) -> Float[Array, "steps channels"]:
     """Time-delay layers, each of which reads what went into the block and all layers before it."""
-    spoken = jnp.asarray(clips.clip >= 0, jnp.float32)[:, None]
-    in_segment = _members(clips.segment, len(clips.clip_of))
-    in_clip = _members(clips.clip, MOST_CLIPS)[clips.clip_of]
-    # For each segment, the weights of the steps in the sum of its mean and its clip's.
-    means = sum(
-        member / jnp.maximum(member.sum(axis=1, keepdims=True), 1)
-        for member in (in_segment, in_clip)
-    )
+    spoken = jnp.asarray(clips.clip < MOST_CLIPS, jnp.float32)[:, None]
+    segments = len(clips.clip_of)
+    in_segment = jnp.maximum(_sums(spoken, clips.segment, segments), 1)
+    in_clip = jnp.maximum(_sums(spoken, clips.clip, MOST_CLIPS), 1)
     parts = [values]  # joined anew for each layer: what XLA fuses with what follows
     while f"{name}.layer{len(parts)}.scale" in params:
         layer = f"{name}.layer{len(parts)}"
         activated = _activated(params, layer, jnp.concatenate(parts, axis=1))
         narrow = jax.nn.relu(_affine(params, f"{layer}.narrow", activated)) * spoken
-        context = jax.nn.relu(_affine(params, f"{layer}.context1", means @ narrow))
+        of_segment = _sums(narrow, clips.segment, segments)
+        of_clip = _sums(of_segment, clips.clip_of, MOST_CLIPS) / in_clip
+        heard = of_segment / in_segment + of_clip[clips.clip_of]
+        context = jax.nn.relu(_affine(params, f"{layer}.context1", heard))
         mask = jax.nn.sigmoid(_affine(params, f"{layer}.context2", context))
         parts.append(_dilated(narrow, params[f"{layer}.kernel"], dilation) * mask[clips.segment])
     return jnp.concatenate(parts, axis=1)
