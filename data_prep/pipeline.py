@@ -30,11 +30,12 @@ from data_prep.corpora import (
 from fmaml_jax.audio.decoding import AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES, FeatureConfig, extract
 from fmaml_jax.audio.filterbank import EncoderConfig
+from fmaml_jax.audio.quality import LEAST_SECONDS, clip_findings, in_sum
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.common.text import clean_name, did_you_mean, name_key, text_table
-from fmaml_jax.data.dataset import Dataset, Shard, load, save
+from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset, Shard, load, save
 from fmaml_jax.data.shards import Skipped, drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
@@ -62,6 +63,8 @@ def extract_clip(
     for number, file in enumerate(files):
         try:
             sound = read_clip(audio_dir / file, begin, end)
+            if sound.seconds < LEAST_SECONDS:
+                raise AudioError(f"shorter than {LEAST_SECONDS:g} s, too short for a clip")
         except AudioError as error:
             skipped.append(Skipped(file, str(error)))
             continue
@@ -70,6 +73,8 @@ def extract_clip(
         findings = sound.findings
         if end is not None and begin + sound.seconds < end - ROUNDED:
             findings += ("cut off, since the file ends earlier than the manifest says",)
+        if clip.language != NO_LANGUAGE:
+            findings += clip_findings(sound.samples, sound.sample_rate)
         features = extract(sound.samples, config)
         return Recording(features, sound.seconds, file, findings), skipped
     return None, skipped
@@ -253,9 +258,8 @@ def _read(
     skipped = [item for _, others in results for item in others]
     entries = zip(clips, names, results, strict=True)
     read = [(clip, name, found) for clip, name, (found, _) in entries if found]
-    doubts = [Skipped(found.file, what) for *_, found in read for what in found.findings]
-    if doubts:
-        print(report(doubts, "doubtful clips, which are read"))
+    for finding in in_sum((name, found.findings) for _, name, found in read):
+        print(f"warning: {finding}")
     if read:
         some = read[0][2].features
     else:  # a shard that has no clips left
@@ -353,10 +357,10 @@ def table(dataset: Dataset) -> str:
     return text_table(rows)
 
 
-def report(skipped: Iterable[Skipped], title: str = "skipped clips") -> str:
+def report(skipped: Iterable[Skipped]) -> str:
     """A line for each skipped clip, those of one reason together; "" where there is none."""
     lines = [f"  {item.file}: {item.reason}" for item in sorted(skipped, key=lambda s: s[::-1])]
-    return "\n".join([f"{title}: {len(lines)}", *lines]) if lines else ""
+    return "\n".join([f"skipped clips: {len(lines)}", *lines]) if lines else ""
 
 
 def print_skipped(skipped: Sequence[Skipped], ignored: int, strict: bool) -> None:

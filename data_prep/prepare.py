@@ -2,8 +2,9 @@
 
     python -m data_prep.prepare --corpus=emodb --audio_dir=DIR --out=data/emodb.npz
 
-Prints Table 1 of the paper for what was read, and names every clip that was skipped, with the
-reason; `--strict` makes a skipped clip an error. `data_prep.pipeline` does the work.
+Prints Table 1 of the paper for what was read, what may be wrong with clips (a line a finding), and
+names every clip that was skipped, with the reason: one of less than 0.1 s is. `--strict` makes a
+skipped clip an error. `data_prep.pipeline` does the work.
 
 A corpus too large for memory, or for one job, is prepared in shards: `--shards=12` writes
 NAME-00000-of-00012.npz and so on, of which one at a time is in memory, and `--shard=3` that one

@@ -5,6 +5,7 @@ standard error. A file that cannot be used costs the others nothing; the exit co
 """
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str]) -> int:
     args = flags.FLAGS
     if not args.model:
         raise UserError("--model is missing; for example --model=my.model")
+    if math.isnan(args.abstain):  # which no limit of a flag keeps out
+        raise UserError("--abstain=nan is no probability; give a number from 0 to 1")
 
     # Late, so that --help does not wait for the libraries of sound.
     from fmaml_jax.recognition import recordings

@@ -290,6 +290,11 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         ("predict", ["--model=MODEL", "PLACE/missing.wav"], "missing.wav does not exist"),
         ("predict", ["--model=PLACE/call.wav", "PLACE/call.wav"], "is not a readable .npz file"),
         ("predict", ["--model=MODEL", "--abstain=2", "PLACE/call.wav"], "abstain"),
+        (
+            "predict",
+            ["--model=MODEL", "--abstain=nan", "PLACE/call.wav"],
+            "--abstain=nan is no probability; give a number from 0 to 1",
+        ),
         ("predict", ["--model=MODEL", "--format=mp3", "PLACE/call.wav"], "format"),
         (
             "predict",

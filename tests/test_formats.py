@@ -5,6 +5,8 @@ import io
 import itertools
 import json
 import re
+import tempfile
+from urllib.parse import unquote
 
 import jsonschema
 import numpy as np
@@ -95,6 +97,16 @@ def test_textgrid(prediction, tmp_path):
     assert [i.mark for i in textgrid.TextGrid.fromFile(str(path))[0]] == [""]
 
 
+def test_a_textgrid_needs_no_folder_for_temporary_files(prediction, monkeypatch):
+    def none():
+        raise FileNotFoundError("No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    assert "IntervalTier" in written("textgrid", prediction)
+
+
 def test_rttm(prediction):
     lines = [line.split() for line in written("rttm", prediction, prediction).splitlines()]
     assert len(lines) == 6
@@ -103,9 +115,25 @@ def test_rttm(prediction):
         assert line[0] == "SPEAKER"
         assert line[2] == "1"
         assert (line[5], line[6], line[9]) == ("<NA>", "<NA>", "<NA>")
-    assert lines[1][1] == 'a_"call",_1_of_2'
+    assert lines[1][1] == 'a%20"call",%201%0Aof%202.wav'
     assert lines[1][7] == "żal_nowy"
     assert (float(lines[1][3]), float(lines[1][4])) == pytest.approx((1.235, 1.265), abs=1e-3)
+
+
+def test_rttm_tells_recordings_apart(prediction):
+    """Folders, suffixes, and what would be one word."""
+    files = [
+        "d1/x.wav",
+        "d2/x.wav",
+        "d2/x.flac",
+        "d1/a b.wav",
+        "d1/a_b.wav",
+        "d1/a%20b.wav",
+        "ż.wav",
+    ]
+    text = written("rttm", *(prediction._replace(file=file) for file in files))
+    named = list(dict.fromkeys(line.split()[1] for line in text.splitlines()))
+    assert [unquote(name) for name in named] == files
 
 
 def test_rttm_neighbours_touch_after_rounding(prediction):

@@ -28,7 +28,7 @@ from fmaml_jax.audio.features import FEATURES, extract, restore_config
 from fmaml_jax.audio.mfcc import MfccConfig, mfcc
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import load, save
-from fmaml_jax.data.shards import join
+from fmaml_jax.data.shards import Skipped, join
 from tests.commands import run_module
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -346,7 +346,9 @@ def test_command_keeps_the_good_and_names_the_bad(mixed, tmp_path):
     out = tmp_path / "new" / "folder" / "x.npz"
     done = command("--corpus=emodb", f"--audio_dir={mixed}", f"--out={out}")
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    first, *lines = done.stdout.splitlines()
+    assert first.startswith("warning: '03a01Fa', ")
+    assert first.endswith(" more: no speech was found in it")
     header = "language clips anger happiness neutral speakers mean seconds"
     assert lines[0].split() == header.split()
     assert lines[1].split() == ["de", "3", "1", "1", "1", "3", "2.00"]
@@ -497,7 +499,28 @@ def test_parts_of_a_file_are_clips(tmp_path, capsys):
     np.testing.assert_allclose(dataset.seconds, [0.75, 1.75, 2.0])
     part = write(tmp_path / "part.wav", samples[8000:20000])
     np.testing.assert_array_equal(dataset.features[0], mfcc(read_clip(part).samples, PAPER))
-    assert "  b.wav: cut off, since the file ends earlier" in capsys.readouterr().out
+    assert "warning: 'b from 1 to 9 s': cut off, since the file ends" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("one_process")
+def test_what_may_be_wrong_with_clips_is_said_in_sum(tmp_path, capsys):
+    """A finding a line; silence of no language may be silent, and a clip is no two samples."""
+    for number in range(5):
+        write(tmp_path / "audio" / f"{number}.wav", noise(0.3, number))
+    write(tmp_path / "audio" / "hush.wav", 0.0001 * noise(2.0, 7))
+    for name, seconds in (("two", 2 / 16_000), ("short", 0.099), ("enough", 0.101)):
+        write(tmp_path / "audio" / f"{name}.wav", noise(seconds, 8))
+    rows = [f"{path.name},joy,en" for path in sorted((tmp_path / "audio").iterdir())]
+    rows = [row.replace("joy,en", "silence,zxx") if "hush" in row else row for row in rows]
+    (tmp_path / "audio" / "manifest.csv").write_text("\n".join(["path,label,language", *rows]))
+    dataset, skipped, _ = prepare("manifest", tmp_path / "audio", PAPER, processes=1)
+    assert dataset.names.tolist() == ["0", "1", "2", "3", "4", "enough", "hush"]
+    reason = "shorter than 0.1 s, too short for a clip"
+    assert skipped == [Skipped("short.wav", reason), Skipped("two.wav", reason)]
+    assert capsys.readouterr().out.splitlines() == [
+        "warning: '0', '1', '2' and 3 more: shorter than 0.5 s, too short to hear an emotion in",
+        "warning: '0', '1', '2' and 3 more: no speech was found in it",
+    ]
 
 
 @pytest.mark.usefixtures("one_process")

@@ -11,13 +11,16 @@ import pytest
 import soundfile
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
+from fmaml_jax.audio.quality import FAR_FROM_SPEECH, NO_SPEECH, QUIET
+from fmaml_jax.audio.voice_activity import CHUNK, Heard, hear, in_chunks
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import predict
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import fit
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.recognition.timeline import (
     AHEAD,
-    CHUNK,
+    CLIP_SECONDS,
     HOP,
     LEAST,
     LEAST_CHUNKS,
@@ -26,16 +29,13 @@ from fmaml_jax.recognition.timeline import (
     STRETCH_CHUNKS,
     UNSURE,
     WINDOW,
-    Heard,
     Stretch,
-    _chunks,
     _described,
     _merged,
     _Piece,
     _pieces,
     _without_islands,
     find_speech,
-    hear,
     predict_file,
 )
 from tests.speech import EMOTIONS
@@ -103,7 +103,7 @@ def test_chunks_hold_all_samples_whatever_the_blocks():
     samples = np.arange(2000, dtype=np.float32)
     for sizes in ([2000], [1, 511, 513, 975], [1900, 100]):
         blocks = np.split(samples, np.cumsum(sizes)[:-1])
-        chunks = list(_chunks(blocks))
+        chunks = list(in_chunks(blocks))
         assert [len(chunk) for chunk in chunks] == [512, 512, 512, 464]
         np.testing.assert_array_equal(np.concatenate(chunks), samples)
 
@@ -146,7 +146,7 @@ def check_speech(samples, truth, recall):
     """Speech is found where it was put, to a resolution of a millisecond."""
     found, true = (np.zeros(len(samples) // 16 + 1, bool) for _ in range(2))
     end = 0
-    for stretch in find_speech(hear(_chunks([samples]))):
+    for stretch in find_speech(hear(in_chunks([samples]))):
         assert stretch.start >= end
         end = stretch.start + len(stretch.samples)
         np.testing.assert_array_equal(stretch.samples, samples[stretch.start : end])
@@ -159,6 +159,32 @@ def check_speech(samples, truth, recall):
 
 def test_synthetic_speech_is_found_where_it_was_put(trained):
     check_speech(*spoken(trained, 60), recall=0.6)
+
+
+def spoken_seconds(samples):
+    return sum(len(s.samples) for s in find_speech(hear(in_chunks([samples])))) / SAMPLE_RATE
+
+
+def at_level(samples, decibels):
+    """As a file of 16 bits has them whose root mean square is so far below full scale."""
+    level = 10 ** (decibels / 20) / np.sqrt(np.mean(samples**2))
+    return (np.round(samples * level * 32768) / 32768).astype(np.float32)
+
+
+def test_quiet_speech_is_found_after_a_loud_sound(trained):
+    loud, _ = spoken(trained, 30)
+    knock = np.zeros(20 * SAMPLE_RATE, np.float32)
+    knock[1000:4000] = 0.5
+    recording = np.concatenate([knock, at_level(loud, -66)])
+    assert spoken_seconds(recording) == pytest.approx(spoken_seconds(loud), rel=0.02)
+
+
+@needs_shared
+def test_real_speech_that_is_quiet_is_found_as_when_it_is_loud():
+    files = sorted((SHARED / "corpora" / "ravdess").rglob("*.flac"))[::60]
+    samples = np.concatenate([read_clip(file).samples for file in files])
+    loud, quiet = (spoken_seconds(at_level(samples, level)) for level in (-20, -45))
+    assert quiet == pytest.approx(loud, rel=0.02)
 
 
 @needs_shared
@@ -257,14 +283,41 @@ def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
     assert unsure.segments[0][2:4] == (UNSURE, 0.5)
 
 
-def test_a_long_file_without_speech_has_no_segments(tmp_path):
-    soundfile.write(tmp_path / "quiet.wav", np.zeros(20 * 8000), 8000)
+def test_a_long_file_without_speech_is_answered_as_its_beginning_is(tmp_path):
+    samples = np.zeros(20 * 8000)
+    samples[:4000] = 2.0
     told = []
-    found = predict_file(str(tmp_path / "quiet.wav"), CLASSES, list, levels, report=told.append)
-    assert found.segments == ()
-    assert found.seconds == 20
+    for name, count in (("long", None), ("short", 15 * 8000)):
+        soundfile.write(tmp_path / f"{name}.wav", samples[:count], 8000, "FLOAT")
+    short, long = (
+        predict_file(str(tmp_path / f"{name}.wav"), CLASSES, list, levels, report=told.append)
+        for name in ("short", "long")
+    )
+    assert long.segments == (short.segments[0]._replace(end=20.0),)
+    assert short.segments[0].probabilities[1] == pytest.approx(0.5 / 15, rel=0.01)
+    assert NO_SPEECH in short.warnings
+    assert NO_SPEECH in long.warnings
+    assert long.seconds == 20
     assert told[-1] == 20
-    assert not found.envelope.any()
+    soundfile.write(tmp_path / "nothing.wav", np.zeros(20 * 8000), 8000)
+    nothing = predict_file(str(tmp_path / "nothing.wav"), CLASSES, list, levels)
+    assert not nothing.envelope.any()
+    assert {QUIET, NO_SPEECH} <= set(nothing.warnings)
+
+
+def test_a_file_is_a_clip_up_to_fifteen_seconds(tmp_path, trained):
+    """One sample more is a recording, whose windows are shorter."""
+    speech = np.resize(spoken(trained, 16)[0], 15 * SAMPLE_RATE + 1)
+    for count, longest in ((15 * SAMPLE_RATE, 15 * SAMPLE_RATE), (len(speech), WINDOW)):
+        lengths = []
+        soundfile.write(tmp_path / "a.wav", speech[:count], SAMPLE_RATE)
+
+        def describe(windows, lengths=lengths):
+            lengths += map(len, windows)
+            return windows
+
+        predict_file(str(tmp_path / "a.wav"), CLASSES, describe, levels)
+        assert max(lengths) == longest
 
 
 @pytest.mark.parametrize(("samples", "rate"), [(1, 48_000), (6, 16_000)])
@@ -324,16 +377,48 @@ def test_true_answers_give_the_true_boundaries(tmp_path, trained):
     assert found.segments[-1].end == found.seconds == stop / SAMPLE_RATE
 
 
-def test_a_timeline_of_real_answers(recording, trained, start):
+@pytest.fixture(scope="module")
+def recogniser(trained, start):
+    support = [
+        read_clip_as(clip, label, start)
+        for clip, label in zip(trained[1].paths, trained[1].labels, strict=True)
+        if label in EMOTIONS
+    ]
+    return fit(start, support, {}, ("neutral",), ())
+
+
+def test_predict_warns_of_what_enrol_warns_of(recogniser, trained, start, tmp_path):
+    # What is far from a few hundred clips is near to as many as a real checkpoint has seen.
+    scale = start.scale._replace(matrix=start.scale.matrix / 3)
+    start, recogniser = start._replace(scale=scale), recogniser._replace(scale=scale)
+    time = np.arange(20 * SAMPLE_RATE) / SAMPLE_RATE
+    chord = 0.1 * sum(np.sin(2 * np.pi * hertz * time) for hertz in (220, 277, 330))
+    speech = spoken(trained, 20)[0]
+
+    def warnings(sound, seconds, rate=SAMPLE_RATE):
+        soundfile.write(tmp_path / "a.wav", sound[: round(seconds * rate)], rate)
+        found = predict(recogniser, tmp_path / "a.wav").warnings
+        if seconds <= CLIP_SECONDS:
+            assert found == read_clip_as(tmp_path / "a.wav", "anger", start).findings
+        return found
+
+    assert FAR_FROM_SPEECH in warnings(chord, 3)
+    assert {FAR_FROM_SPEECH, NO_SPEECH} <= set(warnings(chord, 20))
+    assert warnings(speech, 3) == warnings(speech, 20) == ()
+    assert "shorter than 0.5 s" in warnings(speech, 0.01)[0]
+    assert "only 8000 samples a second" in warnings(speech[::2], 20, 8000)[0]
+
+
+@pytest.mark.parametrize("abstain", [float("nan"), -0.1, 1.1])
+def test_what_is_no_probability_is_none_to_abstain_by(recogniser, recording, abstain):
+    with pytest.raises(UserError, match=r"abstain=.* is no probability; give a number"):
+        predict(recogniser, recording[0], abstain=abstain)
+
+
+def test_a_timeline_of_real_answers(recording, trained, recogniser):
     """Clips that the recogniser knows, put together, get their labels back."""
     path, _, truth = recording
     _, speech = trained
-    support = [
-        read_clip_as(clip, label, start)
-        for clip, label in zip(speech.paths, speech.labels, strict=True)
-        if label in EMOTIONS
-    ]
-    recogniser = fit(start, support, {}, ("neutral",), ())
     found = predict(recogniser, path)
     assert found.segments == predict(recogniser, path).segments
     right = 0.0

@@ -7,15 +7,18 @@
     rttm      NIST's Rich Transcription Time Marked: SPEAKER lines with the emotion as the name
 
 Times are seconds, rounded alike everywhere, so that neighbours touch and never overlap. An Audacity
-or Praat file is of one recording.
+or Praat file is of one recording; the others call each by its path as it was given, RTTM with %20
+for a space, as in a URL.
 """
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable
 from io import TextIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from fmaml_jax.common.text import one_line
 
@@ -119,7 +122,8 @@ def _write_textgrid(predictions: Predictions, file: TextIOBase) -> None:
 
 def _write_rttm(predictions: Predictions, file: TextIOBase) -> None:
     for prediction in predictions:
-        recording = _word(Path(prediction.file).stem)
+        # Scorers take recordings of one name for one, so that no two paths may become alike.
+        recording = re.sub(r"[\s%]", lambda character: quote(character[0]), prediction.file)
         for start, end, label, confidence, _ in prediction.segments:
             duration = _seconds(end) - _seconds(start)
             file.write(

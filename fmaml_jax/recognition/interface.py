@@ -6,15 +6,19 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float32
 from threadpoolctl import threadpool_limits
 
-from fmaml_jax.audio.decoding import AudioError, probe
+from fmaml_jax.audio.decoding import AudioError
 from fmaml_jax.audio.features import extract_each
+from fmaml_jax.audio.quality import FAR_FROM_SPEECH, QUIET, far_from_speech
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.data.scale import scaled
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.model_file import load, save
 from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
-from fmaml_jax.recognition.support import LabelledClip, look_over, narrow_band, read_support
+from fmaml_jax.recognition.support import LabelledClip, look_over, read_support
 from fmaml_jax.recognition.timeline import Prediction, predict_file
 
 __all__ = ["Prediction", "Recogniser", "enrol", "load", "predict", "save"]
@@ -77,24 +81,35 @@ def predict(
 
     Returns:
         Segments with start and end (seconds), label, confidence and calibrated probabilities of
-        all classes; of a clip one. They depend on nothing but this file.
+        all classes; of a clip, and of a recording without speech, one. They depend on nothing but
+        this file. Its `warnings` say what may be wrong with the sound.
 
     Raises:
-        UserError: the file cannot be decoded, or is shorter than a millisecond.
+        UserError: the file cannot be decoded, or is shorter than a millisecond; or `abstain` is no
+            probability.
     """
+    if not 0 <= abstain <= 1:  # false for NaN
+        raise UserError(f"abstain={abstain} is no probability; give a number from 0 to 1")
+    far: list[bool] = []
+
+    def classify(features: Float32[np.ndarray, "clips time coeffs"]) -> np.ndarray:
+        far.extend(far_from_speech(scaled(features, recogniser.scale)).tolist())
+        return probabilities(recogniser, features)
+
     try:
-        telephone = narrow_band(probe(path).sample_rate)
         # The products of one window are too small to be shared among cores.
         with threadpool_limits(1):
             found = predict_file(
                 os.fspath(path),
                 recogniser.classes,
                 partial(extract_each, config=recogniser.feature_config),
-                partial(probabilities, recogniser),
+                classify,
                 abstain=abstain,
                 executor=executor,
                 report=report,
             )
     except AudioError as error:
         raise UserError(f"{path} cannot be used: {error}") from error
-    return found._replace(warnings=(*found.warnings, telephone) if telephone else found.warnings)
+    if QUIET not in found.warnings and 2 * sum(far) > len(far):
+        found = found._replace(warnings=(*found.warnings, FAR_FROM_SPEECH))
+    return found

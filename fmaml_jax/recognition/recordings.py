@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import math
 import os
 import sys
 from collections.abc import Generator, Iterator, Sequence
@@ -35,7 +36,7 @@ class Recording(NamedTuple):
     Attributes:
         path: where it is.
         name: its path below the folder that it was found in.
-        seconds: whole ones, by the file's header; none where it cannot be read.
+        seconds: by the file's header, rounded up; none where it cannot be read.
     """
 
     path: Path
@@ -67,7 +68,7 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
 
 def _recording(path: Path, name: Path) -> Recording:
     try:
-        return Recording(path, name, int(probe(path).seconds))
+        return Recording(path, name, math.ceil(probe(path).seconds))
     except AudioError:
         return Recording(path, name, 0)
 
@@ -151,6 +152,8 @@ def predict_each(
                 _say(bar, f"error: {error}")
                 done.append(None)
                 continue
+            finally:
+                bar.update(before - bar.n)
             for warning in prediction.warnings:
                 _say(bar, f"warning: {recording.path}: {warning}")
             if pictures:

