@@ -103,8 +103,8 @@ BOXES = (
     _commands("once", "weights of the encoder", "fetch_encoder", 718, 190, 142, 62),
     _module("synthesis", "synthetic speech, noise, silence", 640, 340, 102, 150),
     _module("encoder", "a pretrained network", 756, 340, 134, 150),
-    _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 532, 430, 64),
-    _module("audio", "sound to MFCCs or descriptors, and what is wrong with it", 454, 532, 436, 64),
+    _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 538, 430, 60),
+    _module("audio", "sound to MFCCs or descriptors, and what is wrong with it", 454, 538, 436, 60),
     FOUNDATION,
 )
 
