@@ -15,8 +15,13 @@ from fmaml_jax.audio.features import restore_config
 from fmaml_jax.audio.filterbank import EncoderConfig, log_mel_energies
 from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.data.scale import Scale
 from fmaml_jax.encoder import campplus, features, weights
 from fmaml_jax.encoder.torch_file import read_tensors
+from fmaml_jax.model import CONTEXT, HEAD
+from fmaml_jax.recognition import enrol, load, predict, save
+from fmaml_jax.recognition.recogniser import probabilities
+from fmaml_jax.recognition.support import read_clip_as
 
 DEPTHS = (2, 3, 2)
 """Layers of the small network's dense blocks; the widths of each are the original's."""
@@ -211,6 +216,34 @@ def test_an_encoder_with_other_weights_is_refused(encoder):
         features.describer(EncoderConfig(weights="ab" * 32), encoder)
     with pytest.raises(UserError, match="does not exist; get it with"):
         features.with_weights(EncoderConfig(), "no/such.npz")
+
+
+@pytest.mark.slow
+def test_enrolment_and_prediction_hear_with_the_encoder(encoder, start, tmp_path):
+    config = features.with_weights(EncoderConfig(), encoder)
+    wide, classes = 2 * 160, len(start.config.classes)
+    kernels = {HEAD: (wide + 1, classes), CONTEXT: (2 * start.config.frequencies, classes)}
+    start = start._replace(
+        feature_config=config,
+        encoder=str(encoder),
+        params={name: {"kernel": np.zeros(shape, np.float32)} for name, shape in kernels.items()},
+        scale=Scale(np.zeros(wide, np.float32), np.eye(wide, dtype=np.float32)),
+    )
+    support = []
+    for number in range(6):
+        path, label = tmp_path / f"{number}.wav", ("low", "high")[number % 2]
+        samples = sound(0.8 + number / 10, seed=number % 2)
+        soundfile.write(path, samples, 16_000, subtype="FLOAT")
+        support.append(read_clip_as(path, label, start))
+    save(tmp_path / "my.model", enrol(start, support, without=start.fixed))
+    recogniser = load(tmp_path / "my.model", str(encoder))
+    found = [predict(recogniser, tmp_path / f"{number}.wav") for number in range(6)]
+    assert [each.segments[0].label for each in found] == ["low", "high"] * 3
+    together = probabilities(recogniser, np.stack([clip.features for clip in support]))
+    for each, expected in zip(found, together, strict=True):
+        np.testing.assert_allclose(each.segments[0].probabilities, expected, atol=1e-4)
+    with pytest.raises(UserError, match="does not exist; get it with"):
+        load(tmp_path / "my.model", str(tmp_path / "none.npz"))
 
 
 # Files of PyTorch's format, written by hand.
