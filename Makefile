@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORPORA ?= corpora
 RUN = .venv/bin/python -m
 
-.PHONY: venv web demo test test_all lint public_data descriptors
+.PHONY: venv web encoder demo test test_all lint public_data descriptors campplus
 
 venv: .venv/installed
 
@@ -27,6 +27,12 @@ web: .venv/web
 .venv/web: requirements-web.txt | venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# The weights of the pretrained speech encoder.
+encoder: data/encoder/campplus.npz
+
+data/encoder/campplus.npz: | venv
+	$(RUN) fmaml_jax.fetch_encoder --out=$@
 
 # The whole path on synthetic speech, in under five minutes on two cores.
 DEMO = data/demo/descriptors
@@ -63,6 +69,15 @@ data/descriptors/silence.npz: | data/silence
 
 data/descriptors/%.npz: | venv
 	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --features=descriptors --out=$@
+
+# The same corpora heard by the encoder; the first time, its weights are downloaded.
+campplus: $(addprefix data/campplus/,emodb.npz emovo.npz ravdess.npz cremad.npz nemo.npz silence.npz)
+
+data/campplus/silence.npz: data/encoder/campplus.npz | data/silence
+	$(RUN) data_prep.prepare --corpus=manifest --audio_dir=data/silence --features=campplus --out=$@
+
+data/campplus/%.npz: data/encoder/campplus.npz | venv
+	$(RUN) data_prep.prepare --corpus=$* --audio_dir=$(CORPORA)/$* --features=campplus --out=$@
 
 test: venv
 	.venv/bin/pytest -m "not slow"

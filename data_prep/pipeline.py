@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import BrokenExecutor
 from itertools import repeat
 from pathlib import Path
@@ -29,6 +29,7 @@ from data_prep.corpora import (
 )
 from fmaml_jax.audio.decoding import AudioError, read_clip
 from fmaml_jax.audio.features import FEATURES, FeatureConfig, extract
+from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.audio.quality import LEAST_SECONDS, clip_findings, in_sum
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
@@ -38,6 +39,10 @@ from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset, Shard, load, save
 from fmaml_jax.data.shards import Skipped, drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
+_ENCODED = 256  # clips whose energies are in memory at a time
+
+Encode = Callable[[Sequence[Float32[np.ndarray, "_ mels"]]], Float32[np.ndarray, "clips 1 coeffs"]]
+"""Of an encoder: makes vectors of the energies that `extract` makes of clips."""
 
 
 class Recording(NamedTuple):
@@ -76,28 +81,57 @@ def extract_clip(
 
 
 def extract_all(
-    clips: Sequence[Clip], audio_dir: Path, config: FeatureConfig, processes: int
+    clips: Sequence[Clip],
+    audio_dir: Path,
+    config: FeatureConfig,
+    processes: int,
+    encode: Encode | None = None,
 ) -> list[tuple[Recording | None, list[Skipped]]]:
     """`extract_clip` over many clips, in their order, whatever the number of processes.
+
+    Args:
+        clips: what to read.
+        audio_dir: the folder that their files are relative to.
+        config: the features.
+        processes: how many of them.
+        encode: runs here, on whatever devices there are, on what the processes extract.
 
     Raises:
         UserError: a process was killed, as by a system that is out of memory.
     """
     processes = max(1, min(processes, len(clips) // _CHUNK))
+    at_once = _ENCODED if encode else max(1, len(clips))
     results = []
     with process_pool(processes) as pool, progress("reading", len(clips), " clips") as bar:
         try:
-            for result in pool.map(
-                extract_clip, clips, repeat(audio_dir), repeat(config), chunksize=_CHUNK
-            ):
-                results.append(result)
-                bar.update()
+            for start in range(0, len(clips), at_once):
+                part = clips[start : start + at_once]
+                for result in pool.map(
+                    extract_clip, part, repeat(audio_dir), repeat(config), chunksize=_CHUNK
+                ):
+                    results.append(result)
+                    bar.update(not encode)
+                if encode:
+                    results[start:] = _encoded(results[start:], encode)
+                    bar.update(len(part))
         except BrokenExecutor as error:
             raise UserError(
                 f"a process was killed while it read the clips from {clips[len(results)].file} on; "
                 "free memory, or move the damaged file away"
             ) from error
     return results
+
+
+def _encoded(
+    results: Sequence[tuple[Recording | None, list[Skipped]]], encode: Encode
+) -> list[tuple[Recording | None, list[Skipped]]]:
+    """The same with vectors in place of energies."""
+    found = [recording.features for recording, _ in results if recording]
+    vectors = iter(encode(found) if found else ())
+    return [
+        (recording and recording._replace(features=next(vectors)), skipped)
+        for recording, skipped in results
+    ]
 
 
 def prepare(
@@ -108,10 +142,12 @@ def prepare(
     manifest: Path | None = None,
     name: str = "",
     processes: int = cores(),
+    encode: Encode | None = None,
 ) -> tuple[Dataset, list[Skipped], str]:
     """Reads a corpus.
 
-    The arguments are the command's flags, without a `name` the corpus's own or its folder's.
+    The arguments are the command's flags, without a `name` the corpus's own or its folder's; see
+    `extract_all` for the last two.
 
     Returns:
         The prepared corpus sorted by name, the skipped clips, and what else lies there
@@ -123,7 +159,7 @@ def prepare(
     listing = _list(corpus, audio_dir, language, manifest)
     names = clip_names(listing.clips)
     called = _corpus_name(name, corpus, audio_dir)
-    dataset, unreadable = _read(called, audio_dir, listing.clips, names, config, processes)
+    dataset, unreadable = _read(called, audio_dir, listing.clips, names, config, processes, encode)
     file_of = dict(zip(names, (clip.file for clip in listing.clips), strict=True))
     dataset, copies = drop_copies(dataset, [file_of[name] for name in dataset.names.tolist()])
     skipped = [*listing.skipped, *unreadable, *copies]
@@ -149,6 +185,7 @@ def prepare_shards(
     only: int | None = None,
     strict: bool = False,
     processes: int = cores(),
+    encode: Encode | None = None,
 ) -> list[Path]:
     """Reads a corpus in parts, each written when it is read; those that are there are kept.
 
@@ -181,7 +218,9 @@ def prepare_shards(
         if _is_current(path, shard, len(clips[part]) if strict else 0):
             print(f"{path} is there")
             continue
-        dataset, skipped = _read(called, audio_dir, clips[part], names[part], config, processes)
+        dataset, skipped = _read(
+            called, audio_dir, clips[part], names[part], config, processes, encode
+        )
         print_skipped(skipped, "", strict)
         save(path, dataset._replace(shard=shard))
         print(f"wrote {path}: {len(dataset.names)} clips", flush=True)
@@ -209,23 +248,28 @@ def _read(
     names: Sequence[str],
     config: FeatureConfig,
     processes: int,
+    encode: Encode | None,
 ) -> tuple[Dataset, list[Skipped]]:
     """The clips that can be decoded, copies of sounds among them, and the files that are not read.
 
     What may be wrong with the clips is printed.
     """
-    results = extract_all(clips, audio_dir, config, processes)
+    results = extract_all(clips, audio_dir, config, processes, encode)
     skipped = [item for _, others in results for item in others]
     entries = zip(clips, names, results, strict=True)
     read = [(clip, name, found) for clip, name, (found, _) in entries if found]
     for finding in in_sum((name, found.findings) for _, name, found in read):
         print(f"warning: {finding}")
+    if read:
+        some = read[0][2].features
+    else:  # a shard that has no clips left
+        some = extract(np.ones(1), config)
+        some = encode([some])[0] if encode else some
     dataset = Dataset(
         corpus=corpus,
         feature_config=config._asdict(),
-        # The shape of one clip serves a shard that has none left.
         features=np.array([recording.features for *_, recording in read], np.float32).reshape(
-            len(read), *extract(np.ones(1), config).shape
+            len(read), *some.shape
         ),
         labels=np.array([clip.label for clip, *_ in read], np.str_),
         languages=np.array([clip.language for clip, *_ in read], np.str_),
@@ -355,7 +399,8 @@ def choose_features(name: str, clip_seconds: float | None) -> FeatureConfig:
     """A configuration of `FEATURES`, with another clip length if one is given.
 
     Raises:
-        UserError: there is none of that name, or the length is not between 0.1 and 60 seconds.
+        UserError: there is none of that name, or the length is not between 0.1 and 60 seconds (for
+            an encoder, 20).
     """
     if name not in FEATURES:
         raise UserError(
@@ -364,6 +409,7 @@ def choose_features(name: str, clip_seconds: float | None) -> FeatureConfig:
         )
     if clip_seconds is None:
         return FEATURES[name]
-    if not 0.1 <= clip_seconds <= 60:
-        raise UserError(f"--clip_seconds={clip_seconds:g} is not between 0.1 and 60 seconds")
+    longest = 20 if isinstance(FEATURES[name], EncoderConfig) else 60
+    if not 0.1 <= clip_seconds <= longest:
+        raise UserError(f"--clip_seconds={clip_seconds:g} is not between 0.1 and {longest} seconds")
     return FEATURES[name]._replace(clip_seconds=clip_seconds)

@@ -12,6 +12,8 @@ alone. A rerun keeps the shards that are whole and of the same clips, flags and 
 are compared. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` makes it one file.
 """
 
+import contextlib
+import os
 from pathlib import Path
 
 from absl import flags
@@ -19,6 +21,8 @@ from absl import flags
 from data_prep.corpora import KNOWN
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import cache_folder
+from fmaml_jax.encoder import DEFAULT
 
 
 def define_flags() -> None:
@@ -34,8 +38,10 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "features",
         "paper",
-        "MFCCs (paper, or authors_code: the first second) or descriptors: a vector a clip.",
+        "MFCCs (paper, or authors_code: the first second), or a vector a clip: descriptors, or "
+        "campplus, what a pretrained encoder hears.",
     )
+    flags.DEFINE_string("encoder", DEFAULT, "Weights for --features=campplus, from `make encoder`.")
     flags.DEFINE_float(
         "clip_seconds",
         None,
@@ -57,21 +63,30 @@ def main() -> None:
 
     # Late, so that --help and a missing flag do not wait for the audio libraries.
     from data_prep import pipeline
+    from fmaml_jax.audio.filterbank import EncoderConfig
     from fmaml_jax.data.dataset import save
 
     out = Path(args.out)
     config = pipeline.choose_features(args.features, args.clip_seconds)
+    encode = None
+    if isinstance(config, EncoderConfig):
+        with contextlib.suppress(OSError, RuntimeError):  # JAX reads it when it is imported
+            os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
+        from fmaml_jax.encoder.features import encoding, with_weights
+
+        config = with_weights(config, args.encoder)
+        encode = encoding(config, args.encoder)
     manifest = Path(args.manifest) if args.manifest else None
     pipeline.check_out(out)
     source = (args.corpus, Path(args.audio_dir), config, args.language, manifest, args.name)
     if args.shards:
         written = pipeline.prepare_shards(
-            out, *source, count=args.shards, only=args.shard, strict=args.strict
+            out, *source, count=args.shards, only=args.shard, strict=args.strict, encode=encode
         )
         pattern = out.with_name(f"{out.stem}-*.npz")
         print(f"wrote {len(written)} of {args.shards} shards; --data='{pattern}' reads them all")
         return
-    dataset, skipped, ignored = pipeline.prepare(*source)
+    dataset, skipped, ignored = pipeline.prepare(*source, encode=encode)
     print(pipeline.table(dataset))
     pipeline.print_skipped(skipped, ignored, args.strict)
     content_hash = save(out, dataset)

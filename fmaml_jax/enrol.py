@@ -7,6 +7,7 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.encoder import DEFAULT
 
 
 def main() -> None:
@@ -19,6 +20,7 @@ def main() -> None:
 
     # Late, so that --help and a missing flag do not wait for JAX.
     from fmaml_jax import recognition
+    from fmaml_jax.recognition.checkpoint import load_start
     from fmaml_jax.recognition.description import describe
     from fmaml_jax.recognition.model_file import require_writable
     from fmaml_jax.training.devices import set_up_device
@@ -26,9 +28,8 @@ def main() -> None:
     started = time.perf_counter()
     require_writable(args.out)
     set_up_device()
-    recogniser = recognition.enrol(
-        args.checkpoint, args.support, same_as=same_as, without=args.without
-    )
+    start = load_start(args.checkpoint, args.encoder)
+    recogniser = recognition.enrol(start, args.support, same_as=same_as, without=args.without)
     recognition.save(args.out, recogniser)
     print(describe(recogniser), flush=True)
     if args.picture:
@@ -49,6 +50,7 @@ def _meaning(item: str) -> tuple[str, str]:
 def define_flags() -> None:
     """The start, the clips, what they mean, and where the model goes."""
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
+    flags.DEFINE_string("encoder", DEFAULT, "Weights for a start that hears with an encoder.")
     flags.DEFINE_string(
         "support", "", "A folder for each label, or a CSV: file,label[,start,end,speaker]."
     )

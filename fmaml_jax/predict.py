@@ -17,6 +17,7 @@ from absl import flags
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_special
+from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.recognition.formats import FORMATS
 
 
@@ -59,12 +60,12 @@ def main(arguments: Sequence[str]) -> int:
 
     set_up_device()
     console.unwind_on_termination()  # so that neither a helper nor half a file stays
-    recogniser = load(args.model)
+    recogniser = load(args.model, args.encoder)
     done: list[float | None] = []
     started = time.perf_counter()
     # Closed, its progress ends before an error is said.
     with (
-        recordings.helpers(wanted) as helpers,
+        recordings.helpers(recogniser, wanted) as helpers,
         contextlib.closing(
             recordings.predict_each(recogniser, wanted, args.abstain, helpers, args.pictures, done)
         ) as found,
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str]) -> int:
 def define_flags() -> None:
     """The model, how the result is written, and where it goes."""
     flags.DEFINE_string("model", "", "A file that `python -m fmaml_jax.enrol` wrote.")
+    flags.DEFINE_string("encoder", DEFAULT, "Weights for a model that hears with an encoder.")
     flags.DEFINE_enum("format", "csv", [*FORMATS], "How the result is written.")
     flags.DEFINE_string(
         "out", "", "File to write, or a folder for one file a recording; else standard output."

@@ -6,6 +6,7 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.encoder import DEFAULT
 
 
 def main() -> None:
@@ -22,7 +23,7 @@ def main() -> None:
     from fmaml_jax.web.server import serve
 
     set_up_device()
-    start = load_start(args.checkpoint)
+    start = load_start(args.checkpoint, args.encoder)
     console.unwind_on_termination()  # so that the page's files are removed
     serve(start, args.host, args.port)
 
@@ -30,6 +31,7 @@ def main() -> None:
 def define_flags() -> None:
     """The start, and where the page is."""
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
+    flags.DEFINE_string("encoder", DEFAULT, "Weights for a start that hears with an encoder.")
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for the network.")
     flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)
 

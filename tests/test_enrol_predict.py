@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import enrol, formats, load, predict, save
 from fmaml_jax.recognition.description import describe
@@ -157,20 +158,23 @@ def test_a_long_recording_gives_the_same_with_helpers(enrolled, place, tmp_path)
 
 
 def test_helpers_are_for_long_recordings_and_cores_and_one_that_is_killed_is_a_sentence(
-    monkeypatch,
+    enrolled, monkeypatch
 ):
+    recogniser = load(enrolled[1])
     short, long = (
         Recording(Path("a.wav"), Path("a.wav"), seconds)
         for seconds in (HELP_SECONDS - 1, HELP_SECONDS)
     )
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
-    with helpers([long]) as pool:
+    with helpers(recogniser, [long]) as pool:
         assert pool is None
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
-    with helpers([short]) as pool:
+    with helpers(recogniser._replace(feature_config=EncoderConfig()), [long]) as pool:
+        assert pool is None  # an encoder has all cores to itself
+    with helpers(recogniser, [short]) as pool:
         assert pool is None
     killed = pytest.raises(UserError, match="was killed; free memory")
-    with killed, helpers([short, long]) as pool:
+    with killed, helpers(recogniser, [short, long]) as pool:
         pool.submit(os._exit, 1).result()
 
 

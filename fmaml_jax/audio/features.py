@@ -1,5 +1,6 @@
 """Samples of one clip -> its features, and the table of the configurations that make them.
 
+Those of a pretrained encoder are made in two steps: the first one, here, needs no JAX.
 The same function serves a whole corpus and a single recording, so that a model is fed what it
 was trained on; a prepared corpus stores the configuration that made it.
 """
@@ -11,10 +12,11 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from fmaml_jax.audio.descriptors import DescriptorConfig, describe
+from fmaml_jax.audio.filterbank import EncoderConfig, log_mel_energies
 from fmaml_jax.audio.mfcc import MfccConfig, mfcc
 from fmaml_jax.common.errors import UserError
 
-FeatureConfig = MfccConfig | DescriptorConfig
+FeatureConfig = MfccConfig | DescriptorConfig | EncoderConfig
 
 FEATURES: dict[str, FeatureConfig] = {
     # 40 MFCCs of 30 ms frames every 10 ms, clips of 3-4 s; the rest are the library's defaults.
@@ -32,6 +34,8 @@ FEATURES: dict[str, FeatureConfig] = {
     ),
     # Not the paper's: one vector of statistics over time for a whole clip.
     "descriptors": DescriptorConfig(),
+    # Nor this: what a network that was trained to tell speakers apart hears.
+    "campplus": EncoderConfig(),
 }
 """The named configurations of `data_prep.prepare --features`."""
 
@@ -43,12 +47,19 @@ def extract(
 
     Args:
         samples: mono audio at `config.sample_rate`, finite and not all zero, of any length.
-        config: see `MfccConfig` and `DescriptorConfig`.
+        config: see `MfccConfig`, `DescriptorConfig` and `EncoderConfig`.
 
     Returns:
-        A matrix whose shape depends on `config` alone; of descriptors, of one frame.
+        A matrix whose shape depends on `config` alone; of descriptors, of one frame. For an encoder
+        the energies that it reads, as many frames as the clip has.
     """
-    return mfcc(samples, config) if isinstance(config, MfccConfig) else describe(samples, config)
+    if isinstance(config, MfccConfig):
+        return mfcc(samples, config)
+    if isinstance(config, DescriptorConfig):
+        return describe(samples, config)
+    length = round(config.clip_seconds * config.sample_rate)
+    start = max(0, len(samples) - length) // 2
+    return log_mel_energies(samples[start : start + length].astype(np.float32))
 
 
 def extract_each(
@@ -62,21 +73,22 @@ def restore_config(stored: Mapping[str, Any]) -> FeatureConfig:
     """The configuration that an .npz holds as plain data, its `feature_config`.
 
     Raises:
-        UserError: these are no entries of either kind of configuration, or are of another version
-            of the descriptors.
+        UserError: these are no entries of any kind of configuration, or are of another version of
+            the descriptors or the encoder.
     """
     remake = "prepare the audio again with `python -m data_prep.prepare`"
-    kinds = [kind for kind in (MfccConfig, DescriptorConfig) if stored.keys() == set(kind._fields)]
-    if not kinds:
+    kinds = (MfccConfig, DescriptorConfig, EncoderConfig)
+    fitting = [kind for kind in kinds if stored.keys() == set(kind._fields)]
+    if not fitting:
         raise UserError(
             f"features with the settings {', '.join(sorted(stored))} cannot be made here, since "
-            f"they are neither MFCCs nor descriptors of this version; {remake}"
+            f"they are neither MFCCs, nor descriptors, nor an encoder's of this version; {remake}"
         )
-    config = kinds[0](**stored)
-    version = DescriptorConfig().descriptors
-    if isinstance(config, DescriptorConfig) and config.descriptors != version:
-        raise UserError(
-            f"these descriptors are of version {config.descriptors} and this code makes version "
-            f"{version}; {remake}"
-        )
-    return config
+    for name, current in (("descriptors", DescriptorConfig()), ("encoder", EncoderConfig())):
+        version = current._asdict()[name]
+        if stored.get(name, version) != version:
+            raise UserError(
+                f"these features are of version {stored[name]} of the {name} and this code makes "
+                f"version {version}; {remake}"
+            )
+    return fitting[0](**stored)

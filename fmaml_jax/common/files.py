@@ -128,6 +128,18 @@ def take_lock(file: IO[Any]) -> bool:
     return True
 
 
+def cache_folder() -> Path:
+    """The folder of what is kept for later runs, such as compiled programs; only the user writes.
+
+    Raises:
+        OSError: it cannot be made.
+        RuntimeError: there is no home.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmaml_jax"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def _umask() -> int:
     """What this process takes away from the permissions of its files; it can only be read so."""
     mask = os.umask(0o077)

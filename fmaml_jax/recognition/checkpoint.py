@@ -15,6 +15,8 @@ from fmaml_jax.common.archive import content_hash
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.data.scale import Scale
+from fmaml_jax.encoder import DEFAULT
+from fmaml_jax.encoder.features import describer
 from fmaml_jax.maml import Params
 from fmaml_jax.model import CONTEXT, HEAD, model_of
 from fmaml_jax.training.checkpoints import newest_intact, refuse_damage
@@ -31,6 +33,7 @@ class Start(NamedTuple):
         scale: of the network's input.
         digest: SHA-256 of `params` and `scale`.
         versions: of the packages that run here, by name.
+        encoder: the file of the encoder's weights, where `feature_config` is of one.
     """
 
     config: Config
@@ -39,6 +42,7 @@ class Start(NamedTuple):
     scale: Scale
     digest: str
     versions: dict[str, str]
+    encoder: str = DEFAULT
 
     @property
     def emotions(self) -> tuple[str, ...]:
@@ -51,14 +55,18 @@ class Start(NamedTuple):
         return self.config.fixed
 
 
-def load_start(run_dir: str | os.PathLike) -> Start:
+def load_start(run_dir: str | os.PathLike, encoder: str = DEFAULT) -> Start:
     """Reads the selected parameters of a run folder; of several seeds the first.
 
     Where the last checkpoint is damaged, those of the one before it (see `newest_intact`).
 
+    Args:
+        run_dir: the folder.
+        encoder: the file of the encoder's weights, for a run on an encoder's vectors.
+
     Raises:
         UserError: it is no run folder, is unfinished or damaged, is of a method or network that
-            cannot be enrolled, or was written by another version.
+            cannot be enrolled, or was written by another version; or its encoder is missing.
     """
     folder = Path(run_dir)
     advice = "give the folder of a run of `--flagfile=experiments/start.cfg`"
@@ -89,13 +97,16 @@ def load_start(run_dir: str | os.PathLike) -> Start:
     _check_shapes(folder, config, params, scale)
     arrays = {"mean": scale.mean, "matrix": scale.matrix}
     arrays |= {name: layer["kernel"] for name, layer in params.items()}
+    feature_config = restore_config(stored_features)
+    describer(feature_config, encoder)  # what is missing is said before any clip is read
     return Start(
         config,
-        restore_config(stored_features),
+        feature_config,
         params,
         scale,
         content_hash(arrays),
         {package: metadata.version(package) for package in PACKAGES},
+        encoder,
     )
 
 

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from jaxtyping import Float32
 from threadpoolctl import threadpool_limits
 
 from fmaml_jax.audio.decoding import AudioError
-from fmaml_jax.audio.features import extract_each
+from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.audio.quality import FAR_FROM_SPEECH, QUIET, far_from_speech
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.scale import scaled
+from fmaml_jax.encoder.features import describer
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.model_file import load, save
 from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
@@ -35,7 +35,7 @@ def enrol(
 
     Args:
         checkpoint: the folder of a finished run of `experiments/start.cfg`, or what `load_start`
-            made of it.
+            made of it, which takes another encoder file too.
         support: a folder that has a folder for each label; or a CSV with the columns file and
             label and, if wanted, start and end (seconds within the file) and speaker; or clips that
             have been read (`support.read_clip_as`).
@@ -78,7 +78,8 @@ def predict(
             a longer one is cut into segments where there is speech. Memory does not grow with it.
         abstain: probability from 0 to 1 below which the answer is "unsure".
         executor: describes stretches of a recording at the same time, such as a
-            `fmaml_jax.common.processes.process_pool`; the result is the same.
+            `fmaml_jax.common.processes.process_pool`; the result is the same. An encoder, which
+            has all cores or an accelerator to itself, does without.
         report: is told the seconds of the recording that are done, again and again.
 
     Returns:
@@ -92,6 +93,8 @@ def predict(
     """
     if not 0 <= abstain <= 1:  # false for NaN
         raise UserError(f"abstain={abstain} is no probability; give a number from 0 to 1")
+    if isinstance(recogniser.feature_config, EncoderConfig):
+        executor = None
     far: list[bool] = []
 
     def classify(features: Float32[np.ndarray, "clips time coeffs"]) -> np.ndarray:
@@ -104,7 +107,7 @@ def predict(
             found = predict_file(
                 os.fspath(path),
                 recogniser.classes,
-                partial(extract_each, config=recogniser.feature_config),
+                describer(recogniser.feature_config, recogniser.encoder),
                 classify,
                 abstain=abstain,
                 executor=executor,

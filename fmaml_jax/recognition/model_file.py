@@ -18,6 +18,8 @@ from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_special
 from fmaml_jax.data.scale import Scale
+from fmaml_jax.encoder import DEFAULT
+from fmaml_jax.encoder.features import describer
 from fmaml_jax.recognition.estimate import Estimate
 from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vectors
 
@@ -73,12 +75,16 @@ def require_writable(path: str | os.PathLike) -> None:
         raise UserError(f"--out={path}: {folder} {state}; choose another folder")
 
 
-def load(path: str | os.PathLike) -> Recogniser:
+def load(path: str | os.PathLike, encoder: str = DEFAULT) -> Recogniser:
     """Reads a model file.
+
+    Args:
+        path: the file.
+        encoder: the file of the encoder's weights, for a model that hears with one.
 
     Raises:
         UserError: the file is missing, foreign, truncated or damaged, was written by a newer
-            version, or cannot be computed here as it was there.
+            version, or cannot be computed here as it was there; or its encoder is missing.
     """
     arrays, intact = archive.read(path, _MAKE)
     if "model" not in arrays:
@@ -96,7 +102,7 @@ def load(path: str | os.PathLike) -> Recogniser:
     if not intact:
         raise UserError(f"{path} is damaged: its content hash does not match; {_MAKE}")
     try:
-        recogniser = _restore(model, arrays)
+        recogniser = _restore(model, arrays, encoder)
         agrees = np.allclose(_probe(recogniser), arrays["probe"], rtol=1e-3, atol=1e-3)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
         raise UserError(f"{path} does not follow the format ({error}); {_MAKE}") from error
@@ -105,10 +111,11 @@ def load(path: str | os.PathLike) -> Recogniser:
             f"{path} gives other results here than where it was made, with NumPy "
             f"{model['provenance'].get('numpy')}; install that version, or enrol again"
         )
+    describer(recogniser.feature_config, encoder)  # what is missing is said before any work
     return recogniser
 
 
-def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recogniser:
+def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray], encoder: str) -> Recogniser:
     if max(len(arrays["mean"]), BATCH) * int(model["frequencies"]) > MOST_WEIGHTS:
         raise ValueError("too many frequencies")
     estimate = model["estimate"]
@@ -127,6 +134,7 @@ def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray]) -> Recogniser
         ),
         warnings=tuple(model["warnings"]),
         provenance=dict(model["provenance"]),
+        encoder=encoder,
         **{name: arrays[name] for name in _ARRAYS},
     )
 

@@ -26,6 +26,7 @@ from fmaml_jax.audio.features import FeatureConfig
 from fmaml_jax.common.archive import content_hash
 from fmaml_jax.config import Config
 from fmaml_jax.data.scale import Scale, scaled
+from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.learners import fmaml
 from fmaml_jax.maml import Params, Task
 from fmaml_jax.model import CONTEXT, HEAD, Model, Statistics, make_model
@@ -68,6 +69,7 @@ class Recogniser(NamedTuple):
         estimate: by leaving out in turn.
         warnings: sentences.
         provenance: hashes of checkpoint and support, versions of packages.
+        encoder: the file of the encoder's weights, where `feature_config` is of one.
     """
 
     classes: tuple[str, ...]
@@ -85,6 +87,7 @@ class Recogniser(NamedTuple):
     estimate: Estimate
     warnings: tuple[str, ...]
     provenance: dict[str, str]
+    encoder: str = DEFAULT
 
 
 def probabilities(
@@ -94,7 +97,7 @@ def probabilities(
 
     Args:
         recogniser: see there.
-        features: of clips, by `extract` with the recogniser's `feature_config`.
+        features: of clips, by `describer` with the recogniser's `feature_config`.
     """
     logits = logits_of_vectors(recogniser, scaled(features, recogniser.scale))
     return softmax(logits / recogniser.temperature, axis=1)
@@ -159,6 +162,7 @@ def fit(
         estimate=estimate,
         warnings=(*warnings, *folds.warnings, *naming.warnings, *doubts(estimate, naming.enrolled)),
         provenance=_provenance(start, clips),
+        encoder=start.encoder,
     )
 
 

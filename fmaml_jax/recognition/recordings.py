@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tqdm import tqdm
 
 from fmaml_jax.audio.decoding import AudioError, probe
+from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_audio, passed_over, walk, whole_file
@@ -107,10 +108,11 @@ def require_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def helpers(recordings: Sequence[Recording]) -> Iterator[Executor | None]:
+def helpers(recogniser: "Recogniser", recordings: Sequence[Recording]) -> Iterator[Executor | None]:
     """Processes that describe what this one hears, where it is worth their start."""
     processes = min(cores(), HELPERS)
-    if processes == 1 or max(recording.seconds for recording in recordings) < HELP_SECONDS:
+    short = max(recording.seconds for recording in recordings) < HELP_SECONDS
+    if processes == 1 or short or isinstance(recogniser.feature_config, EncoderConfig):
         yield None
     else:
         with process_pool(processes) as pool:

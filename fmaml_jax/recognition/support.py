@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Float32
 
 from fmaml_jax.audio.decoding import AudioError, probe, read_clip
-from fmaml_jax.audio.features import extract
 from fmaml_jax.audio.quality import (
     FAR_FROM_SPEECH,
     QUIET,
@@ -36,6 +35,7 @@ from fmaml_jax.common.text import (
     read_table,
 )
 from fmaml_jax.data.scale import scaled
+from fmaml_jax.encoder.features import describer
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.timeline import UNSURE
 
@@ -148,7 +148,7 @@ def read_clip_as(
             )
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
-    features = extract(sound.samples, start.feature_config)
+    (features,) = describer(start.feature_config, start.encoder)([sound.samples])
     findings = [*sound.findings, *clip_findings(sound.samples, sound.sample_rate)]
     longest = start.feature_config.clip_seconds
     if sound.seconds > longest:

@@ -30,13 +30,15 @@ NO_TRAINING_SETTING = {
 }
 """Settings that say which cell a run is of, how it is measured, or where it is computed."""
 
-FEATURES = ("MFCC", "eGeMAPS", "MFCC + eGeMAPS", "descriptors")
+FEATURES = ("MFCC", "eGeMAPS", "MFCC + eGeMAPS", "descriptors", "CAM++")
 
 
 def feature_name(feature_config: Mapping[str, Any]) -> str:
     """Which of `FEATURES` a feature configuration makes."""
     if "descriptors" in feature_config:
         return "descriptors"
+    if "encoder" in feature_config:
+        return "CAM++"
     if "functionals" not in feature_config:
         return "MFCC"
     return "MFCC + eGeMAPS" if "coefficients" in feature_config else "eGeMAPS"

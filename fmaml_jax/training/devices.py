@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PyTree
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import cache_folder
 from fmaml_jax.common.processes import cores
 
 TASKS = "tasks"
@@ -191,12 +191,9 @@ def set_up_device() -> None:
         jax.devices()
     # Products are rounded to fewer bits on GPU and TPU otherwise, and results differ.
     jax.config.update("jax_default_matmul_precision", "float32")
-    # In a folder that only the user can write. Without a home that can be written, every run
-    # compiles anew.
+    # Without a home that can be written, every run compiles anew.
     with contextlib.suppress(OSError, RuntimeError):
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmaml_jax"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder()))
 
 
 @contextlib.contextmanager
