@@ -1,6 +1,6 @@
 """CAM++ beside the original: how far each stage is from it, and CPU time a clip.
 
-    python -m experiments.benchmarks.encoder --original=3D-Speaker --weights=FILE.pt --clips=FILE,FILE
+    python -m experiments.benchmarks.encoder --original=DIR --weights=FILE.pt --clips=FILE,FILE
 
 Needs PyTorch, torchaudio, a checkout of 3D-Speaker and its campplus_cn_en_common.pt. Both read the
 energies that torchaudio makes; "energies" is how far our own are from these.
