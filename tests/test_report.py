@@ -793,7 +793,7 @@ def test_figures_that_cannot_be_drawn_are_named(tmp_path):
     assert not (tmp_path / "out" / "figures" / "figure3.svg").exists()
 
 
-@pytest.mark.parametrize("absent", [False, True])
+@pytest.mark.parametrize("absent", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_runs_without_validation_are_reported(tmp_path, absent):
     for method, support in (("fmaml", "emotions"), ("metaser", "all")):
         folder = make_run(

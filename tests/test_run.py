@@ -150,7 +150,7 @@ def few_fast(names, fast):
 
 
 @pytest.mark.parametrize(
-    "method", few_fast(set(METHODS) - {"fmaml"}, {"metaser", "protonet", "functionals_pooled"})
+    "method", few_fast(set(METHODS) - {"fmaml"}, {"protonet", "functionals_pooled"})
 )
 def test_every_method_learns_separable_corpora(method, config, monkeypatch):
     if method == "boil":  # its body has to be able to exchange classes
@@ -286,6 +286,7 @@ def test_a_disk_that_fills_loses_nothing(config, uninterrupted, tmp_path, monkey
     assert outputs(config.run_dir) == reference(config, uninterrupted, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_lost_its_metrics_is_evaluated_without_a_curve(config):
     config = replace(config, meta_steps=2, val_episodes=2, episodes=2)
     [results] = run(config)
@@ -413,7 +414,7 @@ def test_class_with_too_few_clips_stops_before_any_work(config):
     assert not Path(config.run_dir).exists()
 
 
-@pytest.mark.parametrize("method", ["fmaml", "functionals"])
+@pytest.mark.parametrize("method", few_fast({"fmaml", "functionals"}, {"functionals"}))
 def test_leak_guard_keeps_speakers_apart_in_test_and_validation(method, config, monkeypatch):
     apart = {}
 

@@ -21,6 +21,8 @@ import pytest
 import soundfile
 import textgrid
 
+from fmaml_jax.audio.decoding import read_clip
+from tests.test_decoders import RECORDED, encode, write_ogg
 from tests.test_prepare import ROOT, SHARED, needs_shared
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="requirements-web.txt is not there")
@@ -301,6 +303,31 @@ def test_what_cannot_be_used_is_said_in_words(visit, server, trained, tmp_path):
     assert not page.get_by_text("There is nothing to recognise with yet").count()
     recognise(page, tmp_path / "hours.flac")
     page.get_by_text("lasts 120 minutes, and this page takes 60 at most").wait_for()
+
+
+def test_sound_of_every_kind_is_taken(visit, trained, tmp_path):
+    """What phones and browsers record, files joined, a lost channel, an offset: clips as others."""
+    page = visit()
+    speech = [read_clip(path).samples for path in trained[1].of("anger")]
+    kinds = [
+        encode(tmp_path / name, speech[index % len(speech)], *recorded)
+        for index, (name, recorded) in enumerate(RECORDED.items())
+    ]
+    joined = write_ogg(tmp_path / "joined.ogg", speech[0], "VORBIS")
+    joined.write_bytes(joined.read_bytes() * 2)
+    lost, moved = tmp_path / "lost.wav", tmp_path / "moved.flac"
+    soundfile.write(lost, np.column_stack([speech[1], -speech[1]]), 16_000)
+    soundfile.write(moved, 0.8 * speech[2] + 0.1, 16_000)
+    kinds += [joined, lost, moved]
+    add(page, "anger", kinds)
+    add(page, "fear", trained[1].of("fear")[:3])
+    assert row(page, "anger")[0] == str(len(kinds))
+    press(page, "Enrol")
+    page.get_by_text("channel 1 alone is used").first.wait_for()
+    page.get_by_text("constant offset").first.wait_for()
+    for path in (tmp_path / "browser.webm", tmp_path / "phone.m4a", joined, lost):
+        recognise(page, path)
+        page.get_by_text(path.name, exact=True).first.wait_for()
 
 
 def test_names_are_text(visit, trained):

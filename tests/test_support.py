@@ -65,7 +65,7 @@ def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
         ("file,label\nempty.wav,joy\n", "empty"),
         ("file,label\nsilent.wav,joy\n", "all samples are zero"),
         ("file,label\ntext.wav,joy\n", "unreadable"),
-        ("file,label\nhours.flac,joy\n", "36,000 s long, and a clip is at most 60 s; cut it"),
+        ("file,label\nhour.flac,joy\n", "3,600 s long, and a clip is at most 60 s; cut it"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, start, content, sentence):
@@ -73,8 +73,8 @@ def test_what_cannot_be_read_is_refused(tmp_path, start, content, sentence):
     (tmp_path / "empty.wav").touch()
     soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16_000)
     (tmp_path / "text.wav").write_text("not audio at all")
-    if "hours" in content:
-        soundfile.write(tmp_path / "hours.flac", np.resize(np.int16([0, 9]), 36_000_000), 1000)
+    if "hour" in content:
+        soundfile.write(tmp_path / "hour.flac", np.resize(np.int16([0, 9]), 3_600_000), 1000)
     (tmp_path / "clips.csv").write_text(content)
     with pytest.raises(UserError, match=sentence):
         read_support(tmp_path / "clips.csv", start)

@@ -173,13 +173,14 @@ def at_level(samples, decibels):
 
 
 def test_quiet_speech_is_found_after_a_loud_sound(trained):
-    loud, _ = spoken(trained, 30)
+    loud, _ = spoken(trained, 15)
     knock = np.zeros(20 * SAMPLE_RATE, np.float32)
     knock[1000:4000] = 0.5
     recording = np.concatenate([knock, at_level(loud, -66)])
     assert spoken_seconds(recording) == pytest.approx(spoken_seconds(loud), rel=0.02)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_real_speech_that_is_quiet_is_found_as_when_it_is_loud():
     files = sorted((SHARED / "corpora" / "ravdess").rglob("*.flac"))[::60]
