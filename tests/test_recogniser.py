@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, log_softmax, logsumexp, softmax
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.scale import scaled
@@ -22,6 +22,7 @@ from fmaml_jax.recognition.pictures import draw_estimate
 from fmaml_jax.recognition.recogniser import (
     CLASS_OFFSET,
     MIXTURE_STEPS,
+    MOST_NEARNESS,
     class_weights,
     fit,
     fit_mixtures,
@@ -132,6 +133,30 @@ def by_hand(start, clips, classes, others):
         return np.column_stack(found), (features - centre)[:, coeffs:]
 
     begin, waves = split(support)
+    of_class = [labels == label for label in range(ways)]
+    some_missing = not set(EMOTIONS) <= set(classes[:ways])
+    balance = np.zeros(len(classes))
+    if some_missing:
+        middles = np.mean([begin[own, :ways].mean(axis=0) for own in of_class], axis=0)
+        balance[:ways] = middles.mean() - middles
+
+    def near(clip, own_clips):
+        means = [support[own][:, :coeffs].mean(axis=0) for own in own_clips]
+        return [-MOST_NEARNESS * np.sum((clip[:coeffs] - mean) ** 2) / 2 for mean in means]
+
+    def probable(logits):
+        chances = log_softmax(logits[:, :ways], axis=1)[np.arange(len(labels)), labels]
+        return len(labels) * np.mean([chances[own].mean() for own in of_class])
+
+    begin += balance
+    worth = 0
+    if some_missing and np.bincount(labels).min() > 1:
+        rest = np.arange(len(labels))
+        apart = [
+            near(clip, [own & (rest != i) for own in of_class]) for i, clip in enumerate(support)
+        ]
+        worth = expit(probable(np.array(apart)) - probable(begin))
+        begin[:, :ways] += worth * np.array(apart)
     context = np.zeros((2 * count, len(classes)))
     for _ in range(config.test_inner_steps):
         error = softmax((begin + waves @ context)[:, :ways], axis=1) - np.eye(ways)[labels]
@@ -140,9 +165,11 @@ def by_hand(start, clips, classes, others):
         ]
         context[:, :ways] -= config.inner_lr * len(clips) * np.mean(slopes, axis=0)
     begin, waves = split(seen(others))
+    distances = np.array([near(clip, of_class) for clip in seen(others)])
+    begin[:, :ways] += worth * (distances - distances.mean(axis=1, keepdims=True))
     bias = [config.fixed_bias * (name in config.fixed) for name in classes]
     bias[:ways] = [0] * ways
-    return begin + waves @ context + bias
+    return begin + balance + waves @ context + bias
 
 
 def test_with_other_numbers_of_clips_it_is_descent_on_the_mean_of_the_classes(start, clips, others):
@@ -152,6 +179,20 @@ def test_with_other_numbers_of_clips_it_is_descent_on_the_mean_of_the_classes(st
     assert found.classes == ("anger", "awe", "sadness", "silence")
     expected = by_hand(start, few, found.classes, others)
     np.testing.assert_allclose(logits(found, others), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_where_emotions_are_missing_the_nearest_mean_joins_in(start, clips, others):
+    """As far as it is more probable than the start, given a clip that is left out of its mean."""
+    pair = [*clips[:3], *(clip._replace(label="awe") for clip in clips[4:6])]
+    found = fit(start, pair, {}, ("neutral",), ())
+    expected = by_hand(start, pair, found.classes, others)
+    np.testing.assert_allclose(logits(found, others), expected, rtol=1e-3, atol=1e-3)
+    assert np.any(found.nearness[:-1, :2])
+
+
+def test_with_clips_of_all_emotions_the_nearest_mean_has_no_say(start, clips):
+    found = fit(start, [*clips, *(clip._replace(label="awe") for clip in clips[:3])], {}, (), ())
+    np.testing.assert_array_equal(found.nearness, 0)
 
 
 def test_few_classes_and_fixed_ones_with_clips_make_the_centre(start, trained, clips, others):
@@ -173,7 +214,7 @@ def test_few_classes_and_fixed_ones_with_clips_make_the_centre(start, trained, c
 
 
 def test_one_emotion_and_neutral_are_told_apart(start, trained):
-    """Three clips of each given: of the others as many as by the nearest mean, but for two."""
+    """Three clips of each given: of the others as many as by the nearest mean, but for one."""
     speech = trained[1]
     clips = {
         label: [read_clip_as(path, label, start) for path in speech.of(label)]
@@ -184,14 +225,14 @@ def test_one_emotion_and_neutral_are_told_apart(start, trained):
         recogniser = fit(start, [clip for label in pair for clip in clips[label][:3]], {}, (), ())
         asked = np.stack([clip.features for label in pair for clip in clips[label][3:]])
         truth = np.repeat([recogniser.classes.index(label) for label in pair], 3)
-        right.append(logits(recogniser, asked).argmax(axis=1) == truth)
+        right.append(logits(recogniser, asked)[:, :2].argmax(axis=1) == truth)
         means = [
             scaled(np.stack([clip.features for clip in clips[label][:3]]), start.scale).mean(axis=0)
             for label in recogniser.classes[:2]
         ]
         distances = np.sum((scaled(asked, start.scale)[:, None] - means) ** 2, axis=(2, 3))
         nearest.append(distances.argmin(axis=1) == truth)
-    assert np.sum(right) >= np.sum(nearest) - 2
+    assert np.sum(right) >= np.sum(nearest) - 1
 
 
 def test_silence_with_clips_does_not_move_the_centre(start, clips):

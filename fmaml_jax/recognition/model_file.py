@@ -1,9 +1,9 @@
 """A recogniser as one portable file: an .npz without pickles.
 
-Format 2: arrays `mean`, `matrix`, `centre`, `head`, `mixture`, `context` and `bias` as `Recogniser`
-names them, `probe`, and `model`, a JSON object with the rest. `probe` holds the logits of a fixed
-vector. The waves' frequencies are not in the file but drawn from a fixed seed; where a NumPy drew
-others, the probe would differ.
+Format 3: arrays `mean`, `matrix`, `centre`, `head`, `mixture`, `nearness`, `context` and `bias` as
+`Recogniser` names them, `probe`, and `model`, a JSON object with the rest. `probe` holds the logits
+of a fixed vector. The waves' frequencies are not in the file but drawn from a fixed seed; where a
+NumPy drew others, the probe would differ.
 """
 
 import json
@@ -23,10 +23,10 @@ from fmaml_jax.encoder.features import describer
 from fmaml_jax.recognition.estimate import Estimate
 from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vectors
 
-FORMAT = 2
+FORMAT = 3
 MOST_WEIGHTS = 1 << 24
 """Of the waves' projection, which a file of any size could ask for; `best.cfg` has 1.3 million."""
-_ARRAYS = ("centre", "head", "mixture", "context", "bias")
+_ARRAYS = ("centre", "head", "mixture", "nearness", "context", "bias")
 _MAKE = "make one with `python -m fmaml_jax.enrol`"
 
 
