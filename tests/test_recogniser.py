@@ -166,10 +166,13 @@ def by_hand(start, clips, classes, others):
         context[:, :ways] -= config.inner_lr * len(clips) * np.mean(slopes, axis=0)
     begin, waves = split(seen(others))
     distances = np.array([near(clip, of_class) for clip in seen(others)])
-    begin[:, :ways] += worth * (distances - distances.mean(axis=1, keepdims=True))
+    moved = begin + balance
+    moved[:, :ways] += worth * (distances - distances.mean(axis=1, keepdims=True))
+    raised = logsumexp(moved[:, :ways], axis=1) - logsumexp(begin[:, :ways], axis=1)
+    moved[:, :ways] -= raised[:, None] / 2
     bias = [config.fixed_bias * (name in config.fixed) for name in classes]
     bias[:ways] = [0] * ways
-    return begin + balance + waves @ context + bias
+    return moved + waves @ context + bias
 
 
 def test_with_other_numbers_of_clips_it_is_descent_on_the_mean_of_the_classes(start, clips, others):

@@ -382,7 +382,10 @@ def _model(
     """The network with outputs for the user's classes; it centres all clips on `centre`.
 
     A class begins with the log likelihood of its mixture of the start's classes: one that the start
-    knows with that one's logit. The context is all that adapts, and so all its parameters.
+    knows with that one's logit. Nearness makes the likeliest class with clips likelier; half of
+    that is taken from all of them, so that those without clips keep about their share: of EmoDB's
+    neutral 34 to 81% are recalled so, by numbers of classes and clips, and 22 to 73% otherwise. The
+    context is all that adapts, and so all its parameters.
     """
     network = _network(head, frequencies)
 
@@ -399,7 +402,11 @@ def _model(
     def apply(params: Params, clips: Array, given: Statistics | None = None) -> Array:
         known, waves = jnp.split(features(params, clips, given), [len(head)], axis=1)
         start = logsumexp((known @ head)[:, :, None] + jnp.log(mixture), axis=1)
-        return start + known @ nearness + waves @ params[CONTEXT]["kernel"]
+        near = known @ nearness
+        pulled = (nearness != 0).any(axis=0)
+        raised = logsumexp(start + near, axis=1, b=pulled) - logsumexp(start, axis=1, b=pulled)
+        near -= jnp.where(pulled, raised[:, None] / 2, 0)
+        return start + near + waves @ params[CONTEXT]["kernel"]
 
     return Model(init, apply, statistics, features)
 
