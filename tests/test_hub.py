@@ -162,6 +162,22 @@ def test_enrolment_and_prediction_hear_with_the_encoder(saved, start, tmp_path):
 
 
 @needs_packages
+def test_weights_in_several_files_are_the_same(saved, tmp_path):
+    import transformers
+
+    folder, clips = saved("wavlm"), [sound(0.5)]
+    model = transformers.WavLMModel.from_pretrained(folder)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    one, several = (
+        features.describer(features.with_weights(HubConfig(), path), path)(clips)
+        for path in (folder, tmp_path)
+    )
+    np.testing.assert_array_equal(one, several)
+
+
+@needs_packages
 def test_weights_that_are_damaged_or_lacking_are_refused(saved, tmp_path):
     import safetensors.numpy
 
@@ -238,8 +254,24 @@ def test_a_folder_whose_settings_cannot_be_read_is_refused(tmp_path, name):
     with pytest.raises(UserError, match=rf"cannot read .*{name} \(it is damaged\)"):
         features.with_weights(HubConfig(), path.parent)
     path.unlink()
-    with pytest.raises(UserError, match=rf"{name} \(No such file or directory\); give a folder"):
+    with pytest.raises(
+        UserError, match=rf"{name} \(No such file or directory\); give with --encoder"
+    ):
         features.with_weights(HubConfig(), path.parent)
+
+
+def test_parts_of_weights_are_all_there_and_none_is_a_pickle(tmp_path):
+    folder = a_folder(tmp_path / "encoder", weights="model-1-of-2.safetensors")
+    parts = {"a": "model-1-of-2.safetensors", "b": "model-2-of-2.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": parts}))
+    with pytest.raises(UserError, match=r"no weights, model-2-of-2\.safetensors"):
+        features.with_weights(HubConfig(), folder)
+    (folder / "model-2-of-2.bin").write_bytes(b"pickle")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": parts | {"b": "model-2-of-2.bin"}})
+    )
+    with pytest.raises(UserError, match=r"a pickle alone \(model-2-of-2.bin\)"):
+        features.with_weights(HubConfig(), folder)
 
 
 @pytest.mark.parametrize("layer", [-1, 5])

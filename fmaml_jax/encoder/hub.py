@@ -35,7 +35,10 @@ _PACKAGES = ("torch", "transformers", "safetensors")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _LEAST = 400
 """Samples of the shortest clip that gives a frame; what is shorter is padded with zeros to it."""
-_WANTED = "give a folder as published, with config.json, preprocessor_config.json and safetensors"
+_WANTED = (
+    "give with --encoder a folder as published, which has config.json, preprocessor_config.json "
+    "and safetensors"
+)
 
 
 class _Contents(NamedTuple):
@@ -105,15 +108,7 @@ def _contents(folder: Path) -> _Contents:
             f"{folder} holds an encoder of the kind {architecture}, which is unknown here; give "
             f"one of {', '.join(_CLASSES)} with --encoder"
         )
-    weights = sorted(folder.glob("model*.safetensors"))
-    if not weights:
-        pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
-        if pickles:
-            raise UserError(
-                f"{folder} has its weights as a pickle alone ({pickles[0]}), which could run code "
-                "as it is read; get or make model.safetensors of them"
-            )
-        raise UserError(f"{folder} has no weights, model.safetensors; {_WANTED}")
+    weights = _weight_files(folder)
     rate = _read(prepared).get("sampling_rate", SAMPLE_RATE)
     if rate != SAMPLE_RATE:
         raise UserError(
@@ -133,12 +128,32 @@ def _contents(folder: Path) -> _Contents:
     return _Contents(architecture, layers, digest.hexdigest())
 
 
+def _weight_files(folder: Path) -> list[Path]:
+    """What the library reads: one file, or the parts that an index names; safetensors alone."""
+    names, index = ["model.safetensors"], folder / "model.safetensors.index.json"
+    if not (folder / names[0]).is_file() and index.is_file():
+        parts = _read(index).get("weight_map")
+        if isinstance(parts, dict) and parts:
+            names = sorted({str(part) for part in parts.values()})
+    files = [folder / name for name in names]
+    lacking = [path.name for path in files if path.suffix != ".safetensors" or not path.is_file()]
+    if not lacking:
+        return files
+    pickles = sorted(path.name for kind in _PICKLES for path in folder.glob(kind))
+    if pickles:
+        raise UserError(
+            f"{folder} has its weights as a pickle alone ({pickles[0]}), which could run code as "
+            "it is read; get or make model.safetensors of them"
+        )
+    raise UserError(f"{folder} has no weights, {lacking[0]}; {_WANTED}")
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         reason = getattr(error, "strerror", None) or "it is damaged"
-        raise UserError(f"cannot read {path} ({reason}); {_WANTED} with --encoder") from error
+        raise UserError(f"cannot read {path} ({reason}); {_WANTED}") from error
 
 
 @lru_cache(maxsize=1)
