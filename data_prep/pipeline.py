@@ -28,8 +28,13 @@ from data_prep.corpora import (
     written,
 )
 from fmaml_jax.audio.decoding import AudioError, read_clip
-from fmaml_jax.audio.features import FEATURES, FeatureConfig, extract
-from fmaml_jax.audio.filterbank import EncoderConfig
+from fmaml_jax.audio.features import (
+    FEATURES,
+    AnyEncoderConfig,
+    FeatureConfig,
+    HubConfig,
+    extract,
+)
 from fmaml_jax.audio.quality import LEAST_SECONDS, clip_findings, in_sum
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
@@ -39,10 +44,10 @@ from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset, Shard, load, save
 from fmaml_jax.data.shards import Skipped, drop_copies, shard_path
 
 _CHUNK = 8  # clips handed to a process at a time
-_ENCODED = 256  # clips whose energies are in memory at a time
+_ENCODED = 256  # clips of which what an encoder reads is in memory at a time
 
-Encode = Callable[[Sequence[Float32[np.ndarray, "_ mels"]]], Float32[np.ndarray, "clips 1 coeffs"]]
-"""Of an encoder: makes vectors of the energies that `extract` makes of clips."""
+Encode = Callable[[Sequence[Float32[np.ndarray, "_ _"]]], Float32[np.ndarray, "clips 1 coeffs"]]
+"""Of an encoder: makes vectors of what `extract` makes of clips."""
 
 
 class Recording(NamedTuple):
@@ -125,7 +130,7 @@ def extract_all(
 def _encoded(
     results: Sequence[tuple[Recording | None, list[Skipped]]], encode: Encode
 ) -> list[tuple[Recording | None, list[Skipped]]]:
-    """The same with vectors in place of energies."""
+    """The same with vectors in place of what the encoder reads."""
     found = [recording.features for recording, _ in results if recording]
     vectors = iter(encode(found) if found else ())
     return [
@@ -395,21 +400,28 @@ def check_out(path: Path) -> None:
         ) from error
 
 
-def choose_features(name: str, clip_seconds: float | None) -> FeatureConfig:
-    """A configuration of `FEATURES`, with another clip length if one is given.
+def choose_features(
+    name: str, clip_seconds: float | None, layer: int | None = None
+) -> FeatureConfig:
+    """A configuration of `FEATURES`, with another clip length or layer if one is given.
 
     Raises:
         UserError: there is none of that name, or the length is not between 0.1 and 60 seconds (for
-            an encoder, 20).
+            an encoder, 20), or it has no layers to choose from.
     """
     if name not in FEATURES:
         raise UserError(
             f"--features={name} is unknown; choose from {', '.join(sorted(FEATURES))}"
             f"{did_you_mean(name, FEATURES)}"
         )
+    config = FEATURES[name]
+    if layer is not None:
+        if not isinstance(config, HubConfig):
+            raise UserError(f"--layer goes with --features=hub, not {name}; leave it out")
+        config = config._replace(layer=layer)
     if clip_seconds is None:
-        return FEATURES[name]
-    longest = 20 if isinstance(FEATURES[name], EncoderConfig) else 60
+        return config
+    longest = 20 if isinstance(config, AnyEncoderConfig) else 60
     if not 0.1 <= clip_seconds <= longest:
         raise UserError(f"--clip_seconds={clip_seconds:g} is not between 0.1 and {longest} seconds")
-    return FEATURES[name]._replace(clip_seconds=clip_seconds)
+    return config._replace(clip_seconds=clip_seconds)

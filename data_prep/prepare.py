@@ -39,9 +39,17 @@ def define_flags() -> None:
         "features",
         "paper",
         "MFCCs (paper, or authors_code: the first second), or a vector a clip: descriptors, or "
-        "campplus, what a pretrained encoder hears.",
+        "what a pretrained encoder hears: campplus, or hub, one that you have on disk.",
     )
-    flags.DEFINE_string("encoder", DEFAULT, "Weights for --features=campplus, from `make encoder`.")
+    flags.DEFINE_string(
+        "encoder",
+        DEFAULT,
+        "Weights for --features=campplus, from `make encoder`; for hub the folder of a wav2vec2, "
+        "HuBERT, WavLM or Whisper as published, with safetensors.",
+    )
+    flags.DEFINE_integer(
+        "layer", None, "For --features=hub: which layer's output; else the middle one.", 1
+    )
     flags.DEFINE_float(
         "clip_seconds",
         None,
@@ -63,13 +71,13 @@ def main() -> None:
 
     # Late, so that --help and a missing flag do not wait for the audio libraries.
     from data_prep import pipeline
-    from fmaml_jax.audio.filterbank import EncoderConfig
+    from fmaml_jax.audio.features import AnyEncoderConfig
     from fmaml_jax.data.dataset import save
 
     out = Path(args.out)
-    config = pipeline.choose_features(args.features, args.clip_seconds)
+    config = pipeline.choose_features(args.features, args.clip_seconds, args.layer)
     encode = None
-    if isinstance(config, EncoderConfig):
+    if isinstance(config, AnyEncoderConfig):
         with contextlib.suppress(OSError, RuntimeError):  # JAX reads it when it is imported
             os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache_folder()))
         from fmaml_jax.encoder.features import encoding, with_weights

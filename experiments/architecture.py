@@ -102,7 +102,7 @@ BOXES = (
     _module("config", "settings, limits", 448, 442, 142, 52, colour=CORE),
     _commands("once", "weights of the encoder", "fetch_encoder", 718, 190, 142, 62),
     _module("synthesis", "synthetic speech, noise, silence", 640, 356, 102, 152),
-    _module("encoder", "a pretrained network", 756, 356, 134, 152),
+    _module("encoder", "pretrained networks", 756, 356, 134, 152),
     _module("data", "prepared corpora, splits, sampling of N + F episodes", 10, 542, 430, 62),
     _module("audio", "sound to MFCCs or descriptors, and what is wrong with it", 454, 542, 436, 62),
     FOUNDATION,

@@ -50,7 +50,9 @@ def _meaning(item: str) -> tuple[str, str]:
 def define_flags() -> None:
     """The start, the clips, what they mean, and where the model goes."""
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
-    flags.DEFINE_string("encoder", DEFAULT, "Weights for a start that hears with an encoder.")
+    flags.DEFINE_string(
+        "encoder", DEFAULT, "Weights (or their folder) for a start that hears with an encoder."
+    )
     flags.DEFINE_string(
         "support", "", "A folder for each label, or a CSV: file,label[,start,end,speaker]."
     )

@@ -87,7 +87,9 @@ def main(arguments: Sequence[str]) -> int:
 def define_flags() -> None:
     """The model, how the result is written, and where it goes."""
     flags.DEFINE_string("model", "", "A file that `python -m fmaml_jax.enrol` wrote.")
-    flags.DEFINE_string("encoder", DEFAULT, "Weights for a model that hears with an encoder.")
+    flags.DEFINE_string(
+        "encoder", DEFAULT, "Weights (or their folder) for a model that hears with an encoder."
+    )
     flags.DEFINE_enum("format", "csv", [*FORMATS], "How the result is written.")
     flags.DEFINE_string(
         "out", "", "File to write, or a folder for one file a recording; else standard output."

@@ -31,7 +31,9 @@ def main() -> None:
 def define_flags() -> None:
     """The start, and where the page is."""
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
-    flags.DEFINE_string("encoder", DEFAULT, "Weights for a start that hears with an encoder.")
+    flags.DEFINE_string(
+        "encoder", DEFAULT, "Weights (or their folder) for a start that hears with an encoder."
+    )
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for the network.")
     flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)
 

@@ -6,17 +6,43 @@ was trained on; a prepared corpus stores the configuration that made it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32
 
+from fmaml_jax.audio.decoding import SAMPLE_RATE
 from fmaml_jax.audio.descriptors import DescriptorConfig, describe
 from fmaml_jax.audio.filterbank import EncoderConfig, log_mel_energies
 from fmaml_jax.audio.mfcc import MfccConfig, mfcc
 from fmaml_jax.common.errors import UserError
 
-FeatureConfig = MfccConfig | DescriptorConfig | EncoderConfig
+
+class HubConfig(NamedTuple):
+    """What an encoder of the user's own, in a folder as published, makes of the samples.
+
+    Attributes:
+        hub: version of what is computed; another version is another vector.
+        architecture: its kind, the `model_type` of its config.json.
+        weights: hash of the files of the folder that are read.
+        layer: the transformer layer whose output is read, from 1; 0 is the middle one, until the
+            folder is known.
+        statistics: over time, of that.
+        sample_rate: samples per second that it expects.
+        clip_seconds: length to which a longer clip is cropped, around its centre.
+    """
+
+    hub: int = 1
+    architecture: str = ""
+    weights: str = ""
+    layer: int = 0
+    statistics: Literal["mean_deviation"] = "mean_deviation"
+    sample_rate: int = SAMPLE_RATE
+    clip_seconds: float = 20.0
+
+
+AnyEncoderConfig = EncoderConfig | HubConfig
+FeatureConfig = MfccConfig | DescriptorConfig | AnyEncoderConfig
 
 FEATURES: dict[str, FeatureConfig] = {
     # 40 MFCCs of 30 ms frames every 10 ms, clips of 3-4 s; the rest are the library's defaults.
@@ -36,6 +62,7 @@ FEATURES: dict[str, FeatureConfig] = {
     "descriptors": DescriptorConfig(),
     # Nor this: what a network that was trained to tell speakers apart hears.
     "campplus": EncoderConfig(),
+    "hub": HubConfig(),
 }
 """The named configurations of `data_prep.prepare --features`."""
 
@@ -47,11 +74,11 @@ def extract(
 
     Args:
         samples: mono audio at `config.sample_rate`, finite and not all zero, of any length.
-        config: see `MfccConfig`, `DescriptorConfig` and `EncoderConfig`.
+        config: see `MfccConfig`, `DescriptorConfig`, `EncoderConfig` and `HubConfig`.
 
     Returns:
         A matrix whose shape depends on `config` alone; of descriptors, of one frame. For an encoder
-        the energies that it reads, as many frames as the clip has.
+        what it reads, as many frames as the clip has: energies, or of `HubConfig` the samples.
     """
     if isinstance(config, MfccConfig):
         return mfcc(samples, config)
@@ -59,7 +86,8 @@ def extract(
         return describe(samples, config)
     length = round(config.clip_seconds * config.sample_rate)
     start = max(0, len(samples) - length) // 2
-    return log_mel_energies(samples[start : start + length].astype(np.float32))
+    cropped = samples[start : start + length].astype(np.float32)
+    return cropped[:, None] if isinstance(config, HubConfig) else log_mel_energies(cropped)
 
 
 def extract_each(
@@ -77,14 +105,15 @@ def restore_config(stored: Mapping[str, Any]) -> FeatureConfig:
             the descriptors or the encoder.
     """
     remake = "prepare the audio again with `python -m data_prep.prepare`"
-    kinds = (MfccConfig, DescriptorConfig, EncoderConfig)
+    kinds = (MfccConfig, DescriptorConfig, EncoderConfig, HubConfig)
     fitting = [kind for kind in kinds if stored.keys() == set(kind._fields)]
     if not fitting:
         raise UserError(
             f"features with the settings {', '.join(sorted(stored))} cannot be made here, since "
             f"they are neither MFCCs, nor descriptors, nor an encoder's of this version; {remake}"
         )
-    for name, current in (("descriptors", DescriptorConfig()), ("encoder", EncoderConfig())):
+    versioned = {"descriptors": DescriptorConfig(), "encoder": EncoderConfig(), "hub": HubConfig()}
+    for name, current in versioned.items():
         version = current._asdict()[name]
         if stored.get(name, version) != version:
             raise UserError(

@@ -11,10 +11,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32
 
-from fmaml_jax.audio.features import FeatureConfig, extract, extract_each
+from fmaml_jax.audio.features import (
+    AnyEncoderConfig,
+    FeatureConfig,
+    HubConfig,
+    extract,
+    extract_each,
+)
 from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.encoder import campplus, weights
+from fmaml_jax.encoder import campplus, hub, weights
 
 Describe = Callable[[Sequence[Float[np.ndarray, " _"]]], Float32[np.ndarray, "clips frames coeffs"]]
 
@@ -24,33 +30,38 @@ def describer(config: FeatureConfig, encoder: str | os.PathLike) -> Describe:
 
     Args:
         config: a configuration of any kind.
-        encoder: the file of the encoder's weights; not read where `config` has no use for it.
+        encoder: the file of the encoder's weights, or its folder; not read where `config` has no
+            use for it.
 
     Raises:
         UserError: the encoder is missing, or is not that of `config`.
     """
-    if not isinstance(config, EncoderConfig):
+    if not isinstance(config, AnyEncoderConfig):
         return partial(extract_each, config=config)
     encode = encoding(config, encoder)
     return lambda clips: encode([extract(samples, config) for samples in clips])
 
 
-def encoding(config: EncoderConfig, encoder: str | os.PathLike) -> Describe:
-    """What makes the vectors of several clips, [clips, 1, coeffs], of their energies.
+def encoding(config: AnyEncoderConfig, encoder: str | os.PathLike) -> Describe:
+    """What makes the vectors of several clips, [clips, 1, coeffs], of what `extract` gives.
 
     Args:
         config: which layer, and what of it.
-        encoder: the file of the encoder's weights.
+        encoder: the file of the encoder's weights, or its folder.
 
     Raises:
-        UserError: the file is missing, or is not that of `config`.
+        UserError: the encoder is missing, or is not that of `config`.
     """
-    params, content_hash = _weights(Path(encoder))
+    content_hash = with_weights(config, encoder).weights
     if config.weights != content_hash:
         raise UserError(
             f"these features are of an encoder with the content hash {config.weights[:12]}, and "
             f"{encoder} has {content_hash[:12]}; give the other with --encoder"
         )
+
+    if isinstance(config, HubConfig):
+        return hub.encoding(config, Path(encoder))
+    params, _ = _weights(Path(encoder))
 
     def encode(energies: Sequence[np.ndarray]) -> np.ndarray:
         groups = campplus.deal([len(clip) for clip in energies])
@@ -63,12 +74,14 @@ def encoding(config: EncoderConfig, encoder: str | os.PathLike) -> Describe:
     return encode
 
 
-def with_weights(config: EncoderConfig, encoder: str | os.PathLike) -> EncoderConfig:
-    """The configuration for the weights of a file.
+def with_weights(config: AnyEncoderConfig, encoder: str | os.PathLike) -> AnyEncoderConfig:
+    """The configuration for the weights of a file or folder.
 
     Raises:
-        UserError: the file is missing or is none of weights.
+        UserError: it is missing or has none, or not the layer that is asked for.
     """
+    if isinstance(config, HubConfig):
+        return hub.with_weights(config, Path(encoder))
     return config._replace(weights=_weights(Path(encoder))[1])
 
 

@@ -33,7 +33,7 @@ class Start(NamedTuple):
         scale: of the network's input.
         digest: SHA-256 of `params` and `scale`.
         versions: of the packages that run here, by name.
-        encoder: the file of the encoder's weights, where `feature_config` is of one.
+        encoder: the file or folder of the encoder's weights, where `feature_config` is of one.
     """
 
     config: Config
@@ -62,7 +62,7 @@ def load_start(run_dir: str | os.PathLike, encoder: str = DEFAULT) -> Start:
 
     Args:
         run_dir: the folder.
-        encoder: the file of the encoder's weights, for a run on an encoder's vectors.
+        encoder: the file or folder of the encoder's weights, for a run on an encoder's vectors.
 
     Raises:
         UserError: it is no run folder, is unfinished or damaged, is of a method or network that

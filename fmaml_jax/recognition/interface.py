@@ -10,7 +10,7 @@ from jaxtyping import Float32
 from threadpoolctl import threadpool_limits
 
 from fmaml_jax.audio.decoding import AudioError
-from fmaml_jax.audio.filterbank import EncoderConfig
+from fmaml_jax.audio.features import AnyEncoderConfig
 from fmaml_jax.audio.quality import FAR_FROM_SPEECH, QUIET, far_from_speech
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.scale import scaled
@@ -93,7 +93,7 @@ def predict(
     """
     if not 0 <= abstain <= 1:  # false for NaN
         raise UserError(f"abstain={abstain} is no probability; give a number from 0 to 1")
-    if isinstance(recogniser.feature_config, EncoderConfig):
+    if isinstance(recogniser.feature_config, AnyEncoderConfig):
         executor = None
     far: list[bool] = []
 

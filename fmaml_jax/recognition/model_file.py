@@ -80,7 +80,7 @@ def load(path: str | os.PathLike, encoder: str = DEFAULT) -> Recogniser:
 
     Args:
         path: the file.
-        encoder: the file of the encoder's weights, for a model that hears with one.
+        encoder: the file or folder of the encoder's weights, for a model that hears with one.
 
     Raises:
         UserError: the file is missing, foreign, truncated or damaged, was written by a newer

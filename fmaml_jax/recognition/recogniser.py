@@ -75,7 +75,7 @@ class Recogniser(NamedTuple):
         estimate: by leaving out in turn.
         warnings: sentences.
         provenance: hashes of checkpoint and support, versions of packages.
-        encoder: the file of the encoder's weights, where `feature_config` is of one.
+        encoder: the file or folder of the encoder's weights, where `feature_config` is of one.
     """
 
     classes: tuple[str, ...]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tqdm import tqdm
 
 from fmaml_jax.audio.decoding import AudioError, probe
-from fmaml_jax.audio.filterbank import EncoderConfig
+from fmaml_jax.audio.features import AnyEncoderConfig
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_audio, passed_over, walk, whole_file
@@ -112,7 +112,7 @@ def helpers(recogniser: "Recogniser", recordings: Sequence[Recording]) -> Iterat
     """Processes that describe what this one hears, where it is worth their start."""
     processes = min(cores(), HELPERS)
     short = max(recording.seconds for recording in recordings) < HELP_SECONDS
-    if processes == 1 or short or isinstance(recogniser.feature_config, EncoderConfig):
+    if processes == 1 or short or isinstance(recogniser.feature_config, AnyEncoderConfig):
         yield None
     else:
         with process_pool(processes) as pool:

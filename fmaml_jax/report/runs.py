@@ -30,7 +30,10 @@ NO_TRAINING_SETTING = {
 }
 """Settings that say which cell a run is of, how it is measured, or where it is computed."""
 
-FEATURES = ("MFCC", "eGeMAPS", "MFCC + eGeMAPS", "descriptors", "CAM++")
+FEATURES = (
+    *("MFCC", "eGeMAPS", "MFCC + eGeMAPS", "descriptors", "CAM++"),
+    *("wav2vec2", "hubert", "wavlm", "whisper"),
+)
 
 
 def feature_name(feature_config: Mapping[str, Any]) -> str:
@@ -39,6 +42,8 @@ def feature_name(feature_config: Mapping[str, Any]) -> str:
         return "descriptors"
     if "encoder" in feature_config:
         return "CAM++"
+    if "hub" in feature_config:
+        return feature_config["architecture"]
     if "functionals" not in feature_config:
         return "MFCC"
     return "MFCC + eGeMAPS" if "coefficients" in feature_config else "eGeMAPS"
