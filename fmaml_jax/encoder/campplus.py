@@ -120,7 +120,7 @@ def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]]) -> Clips:
     return Clips(*map(jnp.asarray, (joined, heard, clip_at, segment_at, clip_of)))
 
 
-def stack(params: Mapping[str, Float32[np.ndarray, "..."]]) -> Params:
+def stack(params: Mapping[str, Float32[np.ndarray, "..."]]) -> dict[str, np.ndarray]:
     """The weights of `weights.load`, with those of `LOOP` layers at a time as one array.
 
     What a layer of theirs does not read has weights of zero. The parts of "block1.layers5" are

@@ -75,10 +75,11 @@ def window_describer(config: FeatureConfig, encoder: str | os.PathLike) -> Descr
             for own in np.array_split(np.arange(len(starts)), blocks):
                 begin, end = starts[own[0]], ends[own[-1]]
                 energies.append(extract(samples[begin:end], config))
-                first = (starts[own] - begin) // STEP_SAMPLES
-                frames = 1 + np.maximum(0, ends[own] - starts[own] - FRAME) // STEP
-                last = np.minimum(first + _steps(frames), _steps(len(energies[-1])))
-                steps.append(list(zip(first.tolist(), last.tolist(), strict=True)))
+                steps.append([])
+                for start, length in zip(starts[own] - begin, (ends - starts)[own], strict=True):
+                    first = int(start) // STEP_SAMPLES
+                    last = first + _steps(1 + max(0, int(length) - FRAME) // STEP)
+                    steps[-1].append((first, min(last, _steps(len(energies[-1])))))
         return encode(energies, steps)
 
     return describe

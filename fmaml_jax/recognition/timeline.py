@@ -50,7 +50,7 @@ PAUSE_CHUNKS, MARGIN_CHUNKS, LEAST_CHUNKS = 10, 3, 8
 """0.3 s without speech end a stretch; 0.1 s are kept around it; a quarter of a second is speech."""
 STRETCH_CHUNKS = round(30 / CHUNK_SECONDS)
 """30 s of speech without a pause are cut where it is least, so that memory stays bounded."""
-TOGETHER = 60 * SAMPLE_RATE
+TOGETHER = 30 * SAMPLE_RATE
 """Samples of the stretches that are described at once: an encoder hears them in few programs."""
 AHEAD = 8
 """So often stretches are put together, at most, before the first are described elsewhere."""
