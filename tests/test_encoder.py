@@ -115,6 +115,11 @@ def params():
 
 
 @pytest.fixture(scope="module")
+def stacked(params):
+    return campplus.stack(params)
+
+
+@pytest.fixture(scope="module")
 def compute():
     @jax.jit
     def compute(params, clips):
@@ -124,10 +129,10 @@ def compute():
     return compute
 
 
-def test_the_stages_are_those_of_the_original(params, compute):
+def test_the_stages_are_those_of_the_original(stacked, compute):
     energies = {seconds: log_mel_energies(sound(seconds)) for seconds in RECORDED}
     clips = campplus.lay(list(energies.values()))
-    computed, _ = compute(params, clips)
+    computed, _ = compute(stacked, clips)
     frame = 0
     for number, (seconds, recorded) in enumerate(RECORDED.items()):
         frames = slice(frame, frame + len(energies[seconds]))
@@ -146,13 +151,13 @@ def test_the_stages_are_those_of_the_original(params, compute):
         frame += len(energies[seconds]) + campplus.PAUSE
 
 
-def test_a_clip_is_computed_as_if_alone(params, compute):
+def test_a_clip_is_computed_as_if_alone(stacked, compute):
     lengths = (1, 2, 201, 64, 3, 200)  # segments have 200 frames
     rng = np.random.default_rng(0)
     energies = [rng.normal(size=(length, 80)).astype(np.float32) for length in lengths]
-    shared, shared_statistics = compute(params, campplus.lay(energies))
+    shared, shared_statistics = compute(stacked, campplus.lay(energies))
     for number, clip in enumerate(energies):
-        alone, statistics = compute(params, campplus.lay([clip]))
+        alone, statistics = compute(stacked, campplus.lay([clip]))
         np.testing.assert_array_equal(alone.embedding[0], shared.embedding[number])
         for mine, theirs in zip(statistics, shared_statistics, strict=True):
             np.testing.assert_array_equal(mine[0], theirs[number])  # copies are found by that
@@ -162,6 +167,7 @@ def test_all_clips_are_dealt_in_order_to_groups_that_have_room():
     lengths = np.random.default_rng(0).integers(1, 500, 300).tolist() + [1] * 100 + [2048] * 2
     groups = campplus.deal(lengths)
     assert list(itertools.chain(*groups)) == list(range(len(lengths)))
+    assert campplus.deal([298] * 4) == [[0, 1], [2, 3]]  # hardly any padding
     for group, following in zip(groups, [*groups[1:], None], strict=True):
         clips = campplus.lay([np.ones((lengths[clip], 80), np.float32) for clip in group])
         assert clips.heard.sum() == sum(lengths[clip] for clip in group)
@@ -169,7 +175,8 @@ def test_all_clips_are_dealt_in_order_to_groups_that_have_room():
         if following and len(group) < campplus.MOST_CLIPS:
             more = [*group, following[0]]
             taken = sum(-(-lengths[clip] // 2) * 2 + campplus.PAUSE for clip in more)
-            assert taken > campplus.FRAMES[-1] + campplus.PAUSE
+            fitting = next(n for n in campplus.FRAMES[1:] if n >= lengths[group[0]])
+            assert taken > fitting + campplus.PAUSE
 
 
 def test_energies_know_neither_gain_nor_offset():
@@ -189,7 +196,7 @@ def encoder(params, tmp_path_factory):
     return path
 
 
-def test_a_prepared_corpus_has_what_each_clip_gives_alone(params, compute, encoder, tmp_path):
+def test_a_prepared_corpus_has_what_each_clip_gives_alone(stacked, compute, encoder, tmp_path):
     sounds = {"a": sound(1.0), "b": sound(0.3, seed=1), "c": sound(1.0), "d": sound(2.0, seed=2)}
     (tmp_path / "joy").mkdir()
     for name, samples in sounds.items():
@@ -206,9 +213,26 @@ def test_a_prepared_corpus_has_what_each_clip_gives_alone(params, compute, encod
         np.testing.assert_allclose(describe([sounds[name]])[0], vector, atol=1e-5)
     cropped = describe([sounds["d"][4000:28_000]])
     np.testing.assert_allclose(cropped[0], dataset.features[2], atol=1e-5)
-    _, statistics = compute(params, campplus.lay([log_mel_energies(sounds["a"])]))
+    _, statistics = compute(stacked, campplus.lay([log_mel_energies(sounds["a"])]))
     expected = np.concatenate([clips[0] for clips in statistics])
     np.testing.assert_allclose(dataset.features[0, 0], expected, atol=1e-5)
+
+
+def test_windows_are_parts_of_what_is_heard_at_once(encoder):
+    config = features.with_weights(EncoderConfig(), encoder)
+    describe = features.describer(config, encoder)
+    describe_windows = features.window_describer(config, encoder)
+    short, long = sound(1.0), sound(4.0, seed=1)
+    edges = [
+        (np.array([0]), np.array([len(short)])),
+        (np.array([0, 16_000]), np.array([48_000, 64_000])),
+    ]
+    found = describe_windows([short, long], edges)
+    np.testing.assert_array_equal(found[0], describe([short])[0])
+    for vector, begin in zip(found[1:], (0, 16_000), strict=True):
+        alone = describe([long[begin : begin + 48_000]])[0]
+        assert np.corrcoef(vector, alone)[0, 1] > 0.9
+    assert np.abs(found[1] - found[2]).max() > 0.1
 
 
 def test_an_encoder_with_other_weights_is_refused(encoder):

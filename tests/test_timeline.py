@@ -51,6 +51,14 @@ def levels(windows):
     return np.stack([1 - high, high], axis=1)
 
 
+def cut(sounds, windows):
+    return [
+        samples[begin:end]
+        for samples, edges in zip(sounds, windows, strict=True)
+        for begin, end in zip(*edges, strict=True)
+    ]
+
+
 def piece(start, end, *probabilities):
     """Of seconds."""
     start, end = round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)
@@ -59,7 +67,7 @@ def piece(start, end, *probabilities):
 
 def pieces_of(samples, abstain=0.0, start=0):
     stretch = Stretch(start, samples)
-    ((_, windows),) = _described([stretch], list, None)
+    ((_, windows),) = _described([stretch], cut, None)
     return list(_pieces(stretch, levels(windows), abstain))
 
 
@@ -275,12 +283,12 @@ def test_neighbours_of_a_label_are_one_only_where_they_touch():
 
 def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
     soundfile.write(tmp_path / "clip.wav", np.zeros(24_000), 8000)
-    found = predict_file(str(tmp_path / "clip.wav"), CLASSES, list, levels)
+    found = predict_file(str(tmp_path / "clip.wav"), CLASSES, cut, levels)
     assert (found.seconds, found.classes) == (3.0, CLASSES)
     (segment,) = found.segments
     assert segment == (0.0, 3.0, "low", 1.0, (1.0, 0.0))
     unsure = predict_file(
-        str(tmp_path / "clip.wav"), CLASSES, list, lambda w: np.full((1, 2), 0.5), abstain=0.6
+        str(tmp_path / "clip.wav"), CLASSES, cut, lambda w: np.full((1, 2), 0.5), abstain=0.6
     )
     assert unsure.segments[0][2:4] == (UNSURE, 0.5)
 
@@ -292,7 +300,7 @@ def test_a_long_file_without_speech_is_answered_as_its_beginning_is(tmp_path):
     for name, count in (("long", None), ("short", 15 * 8000)):
         soundfile.write(tmp_path / f"{name}.wav", samples[:count], 8000, "FLOAT")
     short, long = (
-        predict_file(str(tmp_path / f"{name}.wav"), CLASSES, list, levels, report=told.append)
+        predict_file(str(tmp_path / f"{name}.wav"), CLASSES, cut, levels, report=told.append)
         for name in ("short", "long")
     )
     assert long.segments == (short.segments[0]._replace(end=20.0),)
@@ -302,7 +310,7 @@ def test_a_long_file_without_speech_is_answered_as_its_beginning_is(tmp_path):
     assert long.seconds == 20
     assert told[-1] == 20
     soundfile.write(tmp_path / "nothing.wav", np.zeros(20 * 8000), 8000)
-    nothing = predict_file(str(tmp_path / "nothing.wav"), CLASSES, list, levels)
+    nothing = predict_file(str(tmp_path / "nothing.wav"), CLASSES, cut, levels)
     assert not nothing.envelope.any()
     assert {QUIET, NO_SPEECH} <= set(nothing.warnings)
 
@@ -314,9 +322,9 @@ def test_a_file_is_a_clip_up_to_fifteen_seconds(tmp_path, trained):
         lengths = []
         soundfile.write(tmp_path / "a.wav", speech[:count], SAMPLE_RATE)
 
-        def describe(windows, lengths=lengths):
-            lengths += map(len, windows)
-            return windows
+        def describe(sounds, windows, lengths=lengths):
+            lengths += map(len, cut(sounds, windows))
+            return cut(sounds, windows)
 
         predict_file(str(tmp_path / "a.wav"), CLASSES, describe, levels)
         assert max(lengths) == longest
@@ -326,12 +334,12 @@ def test_a_file_is_a_clip_up_to_fifteen_seconds(tmp_path, trained):
 def test_a_file_without_a_millisecond_is_refused(tmp_path, samples, rate):
     soundfile.write(tmp_path / "short.wav", np.ones(samples), rate)
     with pytest.raises(AudioError, match=r"empty \(shorter than a millisecond"):
-        predict_file(str(tmp_path / "short.wav"), CLASSES, list, levels)
+        predict_file(str(tmp_path / "short.wav"), CLASSES, cut, levels)
 
 
 def test_every_format_holds_a_clip_of_a_millisecond(tmp_path):
     soundfile.write(tmp_path / "short.wav", np.ones(16), 16_000)
-    found = predict_file(str(tmp_path / "short.wav"), CLASSES, list, levels)
+    found = predict_file(str(tmp_path / "short.wav"), CLASSES, cut, levels)
     for written in FORMATS.values():
         written.write([found], file := io.StringIO())
         assert "low" in file.getvalue()
@@ -359,7 +367,7 @@ def recording(trained, tmp_path_factory):
 
 def test_the_envelope_is_the_waveforms(recording):
     path, samples, _ = recording
-    found = predict_file(str(path), CLASSES, list, levels)
+    found = predict_file(str(path), CLASSES, cut, levels)
     assert len(found.envelope) == -(-len(samples) // 512)
     peaks = [np.abs(samples[i : i + 512]).max() for i in range(0, len(samples), 512)]
     np.testing.assert_allclose(found.envelope, peaks, atol=1e-4)  # 16-bit FLAC
@@ -382,7 +390,7 @@ def test_true_answers_give_the_true_boundaries(tmp_path, trained):
         high = np.array([np.mean(window * 4096 % 1 > 0.25) for window in windows])
         return np.stack([1 - high, high], axis=1)
 
-    found = predict_file(str(tmp_path / "a.wav"), CLASSES, list, classify)
+    found = predict_file(str(tmp_path / "a.wav"), CLASSES, cut, classify)
     labels = [segment.label for segment in found.segments]
     assert labels == sorted(labels, reverse=True)  # low, then high
     after = labels.index("high")
@@ -460,16 +468,17 @@ def test_stretches_are_described_elsewhere_in_their_order_and_not_too_far_ahead(
     def stretches():
         for number in range(3 * AHEAD):
             running.append(number)
-            yield Stretch(number, np.full(CHUNK, number, np.float32))
+            yield Stretch(number, np.broadcast_to(np.float32(number), WINDOW * 20))
 
-    def describe(windows):
-        time.sleep(0.005 * (windows[0][0] % 3 == 0))  # the next ones are done before
-        return windows
+    def describe(sounds, windows):
+        time.sleep(0.005 * (sounds[0][0] % 3 == 0))  # the next ones are done before
+        return cut(sounds, windows)
 
     with ThreadPoolExecutor(2) as executor:
         described = _described(stretches(), describe, executor)
-        for number, (stretch, (window,)) in enumerate(described):
-            assert stretch.start == window[0] == number
+        for number, (stretch, windows) in enumerate(described):
+            assert stretch.start == windows[0][0] == number
+            assert len(windows) == len(stretch.windows()[0])
             assert len(running) <= number + AHEAD
     assert number == 3 * AHEAD - 1
 
@@ -482,7 +491,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path, recording):
         path = tmp_path / f"{repeats}.wav"
         soundfile.write(path, np.tile(samples, repeats), SAMPLE_RATE)
         tracemalloc.start()
-        predict_file(str(path), CLASSES, list, levels)
+        predict_file(str(path), CLASSES, cut, levels)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
@@ -492,4 +501,4 @@ def test_a_recording_that_is_cut_short_is_an_error(tmp_path, recording):
     raw = recording[0].read_bytes()
     (tmp_path / "cut.flac").write_bytes(raw[: len(raw) // 2])
     with pytest.raises(AudioError, match="truncated"):
-        predict_file(str(tmp_path / "cut.flac"), CLASSES, list, levels)
+        predict_file(str(tmp_path / "cut.flac"), CLASSES, cut, levels)

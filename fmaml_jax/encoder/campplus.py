@@ -24,13 +24,17 @@ SEGMENT = 100
 """Steps whose mean the masks hear, of 20 ms each: 2 s."""
 PAUSE = 4
 """Frames between two clips: the widest convolution reaches two steps to either side."""
-FRAMES = (512, 2048)
-"""Lengths of `Clips`: 5 s, so that one clip takes little time, and 20 s, which is the longest."""
+FRAMES = (320, 640, 2048)
+"""Lengths of `Clips`: for a clip of 3 s, two of them, and 20 s, which is the longest. A row whose
+values fit into a cache takes less time by frame than a long one."""
 MOST_CLIPS = 32
 FRONT = {"front.block1": 2, "front.block2": 1, "front.block3": 2, "front.block4": 1}
 """Residual blocks, and the stride of each along frequency."""
 DILATIONS = (1, 2, 2)
 """Of the convolutions over time in each dense block."""
+
+LOOP = 8
+"""Layers of a dense block that are one loop, as wide as the last: quicker to compile than each."""
 
 Params = Mapping[str, Float[Array, "..."]]
 
@@ -72,6 +76,8 @@ class Layers(NamedTuple):
 def deal(lengths: Sequence[int]) -> list[list[int]]:
     """Which clips are laid together, in their order: as many as there is room for.
 
+    They share `FRAMES[1]`, or more where one of them asks for it alone.
+
     Args:
         lengths: of each clip, in frames; at most `FRAMES[-1]`.
     """
@@ -80,7 +86,8 @@ def deal(lengths: Sequence[int]) -> list[list[int]]:
     for clip, length in enumerate(lengths):
         if not groups or _room(length) > room or len(groups[-1]) == MOST_CLIPS:
             groups.append([])
-            room = FRAMES[-1] + PAUSE  # none is needed after the last one
+            frames = next(frames for frames in FRAMES[1:] if frames >= length)
+            room = frames + PAUSE  # none is needed after the last one
         groups[-1].append(clip)
         room -= _room(length)
     return groups
@@ -113,11 +120,43 @@ def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]]) -> Clips:
     return Clips(*map(jnp.asarray, (joined, heard, clip_at, segment_at, clip_of)))
 
 
+def stack(params: Mapping[str, Float32[np.ndarray, "..."]]) -> dict[str, np.ndarray]:
+    """The weights of `weights.load`, with those of `LOOP` layers at a time as one array.
+
+    What a layer of theirs does not read has weights of zero. The parts of "block1.layers5" are
+    those of the fifth layer and what follows it.
+    """
+    stacked = {name: array for name, array in params.items() if ".layer" not in name}
+    for block in (f"block{number}" for number in range(1, len(DILATIONS) + 1)):
+        last = 0
+        while f"{block}.layer{last + 1}.scale" in params:
+            first = last + 1
+            while last < first + LOOP - 1 and f"{block}.layer{last + 1}.scale" in params:
+                last += 1
+            own = [f"{block}.layer{number}." for number in range(first, last + 1)]
+            parts = [name.removeprefix(own[0]) for name in params if name.startswith(own[0])]
+            for part in parts:
+                arrays = [params[layer + part] for layer in own]
+                wide = [(0, len(arrays[-1]) - len(array)) for array in arrays]
+                stacked[f"{block}.layers{first}.{part}"] = np.stack(
+                    [
+                        np.pad(array, (more, *[(0, 0)] * (array.ndim - 1)))
+                        for array, more in zip(arrays, wide, strict=True)
+                    ]
+                )
+    return stacked
+
+
+def begins(clips: Clips) -> list[int]:
+    """The first step of each clip."""
+    return np.flatnonzero(np.diff(clips.clip, prepend=MOST_CLIPS) < 0).tolist()
+
+
 def layers(params: Params, clips: Clips) -> Layers:
     """All layers of all clips; within `jax.jit`, what is not used is not computed.
 
     Args:
-        params: from `weights.load`, on the device.
+        params: from `stack`, on the device.
         clips: from `lay`.
 
     Returns:
@@ -199,18 +238,33 @@ def _dense_block(
     segments = len(clips.clip_of)
     in_segment = jnp.maximum(_sums(spoken, clips.segment, segments), 1)
     in_clip = jnp.maximum(_sums(spoken, clips.clip, MOST_CLIPS), 1)
-    parts = [values]  # joined anew for each layer: what XLA fuses with what follows
-    while f"{name}.layer{len(parts)}.scale" in params:
-        layer = f"{name}.layer{len(parts)}"
-        activated = _activated(params, layer, jnp.concatenate(parts, axis=1))
-        narrow = jax.nn.relu(_affine(params, f"{layer}.narrow", activated)) * spoken
+
+    def layer(carry: tuple[Array, int], own: Params) -> tuple[tuple[Array, int], None]:
+        values, width = carry
+        activated = jax.nn.relu(values[:, : len(own["scale"])] * own["scale"] + own["shift"])
+        narrow = jax.nn.relu(_affine(own, "narrow", activated)) * spoken
         of_segment = _sums(narrow, clips.segment, segments)
         of_clip = _sums(of_segment, clips.clip_of, MOST_CLIPS) / in_clip
         heard = of_segment / in_segment + of_clip[clips.clip_of]
-        context = jax.nn.relu(_affine(params, f"{layer}.context1", heard))
-        mask = jax.nn.sigmoid(_affine(params, f"{layer}.context2", context))
-        parts.append(_dilated(narrow, params[f"{layer}.kernel"], dilation) * mask[clips.segment])
-    return jnp.concatenate(parts, axis=1)
+        context = jax.nn.relu(_affine(own, "context1", heard))
+        mask = jax.nn.sigmoid(_affine(own, "context2", context))
+        found = _dilated(narrow, own["kernel"], dilation) * mask[clips.segment]
+        return (lax.dynamic_update_slice(values, found, (0, width)), width + found.shape[1]), None
+
+    first = 1
+    while f"{name}.layers{first}.scale" in params:
+        prefix = f"{name}.layers{first}."
+        own = {
+            part.removeprefix(prefix): array
+            for part, array in params.items()
+            if part.startswith(prefix)
+        }
+        layers, growth = len(own["scale"]), own["kernel"].shape[-1]
+        width = values.shape[1]
+        wider = jnp.pad(values, ((0, 0), (0, layers * growth)))
+        (values, _), _ = lax.scan(layer, (wider, width), own)
+        first += layers
+    return values
 
 
 def _dilated(

@@ -14,7 +14,7 @@ from fmaml_jax.audio.features import AnyEncoderConfig
 from fmaml_jax.audio.quality import FAR_FROM_SPEECH, QUIET, far_from_speech
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.scale import scaled
-from fmaml_jax.encoder.features import describer
+from fmaml_jax.encoder.features import window_describer
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.model_file import load, save
 from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
@@ -107,7 +107,7 @@ def predict(
             found = predict_file(
                 os.fspath(path),
                 recogniser.classes,
-                describer(recogniser.feature_config, recogniser.encoder),
+                window_describer(recogniser.feature_config, recogniser.encoder),
                 classify,
                 abstain=abstain,
                 executor=executor,

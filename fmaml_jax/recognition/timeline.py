@@ -50,13 +50,17 @@ PAUSE_CHUNKS, MARGIN_CHUNKS, LEAST_CHUNKS = 10, 3, 8
 """0.3 s without speech end a stretch; 0.1 s are kept around it; a quarter of a second is speech."""
 STRETCH_CHUNKS = round(30 / CHUNK_SECONDS)
 """30 s of speech without a pause are cut where it is least, so that memory stays bounded."""
-AHEAD = 16
-"""Stretches that are found, at most, before the first of them is described elsewhere."""
+TOGETHER = 30 * SAMPLE_RATE
+"""Samples of the stretches that are described at once: an encoder hears them in few programs."""
+AHEAD = 8
+"""So often stretches are put together, at most, before the first are described elsewhere."""
 REPORT_CHUNKS = 1000
 """Half a minute between two reports."""
 
 Features = Float32[np.ndarray, "windows frames coeffs"]
-Describe = Callable[[Sequence[Samples]], Features]
+Windows = tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]
+"""Where they begin and end, in samples."""
+Describe = Callable[[Sequence[Samples], Sequence[Windows]], Features]
 Classify = Callable[[Features], Float[np.ndarray, "windows classes"]]
 
 
@@ -103,7 +107,7 @@ class Stretch(NamedTuple):
     start: int
     samples: Samples
 
-    def windows(self) -> tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]:
+    def windows(self) -> Windows:
         """Where windows begin and end within the stretch, in samples; a short one is one."""
         last = max(0, len(self.samples) - WINDOW)
         starts = np.append(np.arange(0, last, HOP), last)
@@ -134,7 +138,8 @@ def predict_file(
     Args:
         path: a sound file.
         classes: names of what `classify` tells apart.
-        describe: windows of samples at `SAMPLE_RATE` -> features; takes most of the time.
+        describe: sounds at `SAMPLE_RATE` and the windows of each -> the features of all windows;
+            takes most of the time.
         classify: features -> the probabilities of each window's classes.
         abstain: a moment whose best class is less probable is `UNSURE`.
         executor: describes the stretches of a recording at the same time; None: they are described
@@ -165,7 +170,8 @@ def predict_file(
                 report(length / SAMPLE_RATE)
 
     def one_piece(clip: Samples) -> _Piece:
-        found = classify(describe([clip]))[0]
+        whole = np.array([0]), np.array([len(clip)])
+        found = classify(describe([clip], [whole]))[0]
         return _Piece(0, length, _best(found, abstain), found)
 
     read = chunks()
@@ -237,18 +243,38 @@ def _described(
     stretches: Iterable[Stretch], describe: Describe, executor: Executor | None
 ) -> Iterator[tuple[Stretch, Features]]:
     """Stretches and the features of their windows, in order."""
-    begun: deque[tuple[Stretch, Future[Features]]] = deque()
-    for stretch in stretches:
-        windows = [stretch.samples[a:b] for a, b in zip(*stretch.windows(), strict=True)]
+    begun: deque[tuple[list[Stretch], Future[Features]]] = deque()
+    for together in _together(stretches):
+        sounds = [stretch.samples for stretch in together]
+        windows = [stretch.windows() for stretch in together]
         if executor is None:
-            yield stretch, describe(windows)
+            yield from _apart(together, describe(sounds, windows))
             continue
-        begun.append((stretch, executor.submit(describe, windows)))
+        begun.append((together, executor.submit(describe, sounds, windows)))
         if len(begun) == AHEAD:
-            stretch, features = begun.popleft()
-            yield stretch, features.result()
-    for stretch, features in begun:
-        yield stretch, features.result()
+            together, features = begun.popleft()
+            yield from _apart(together, features.result())
+    for together, features in begun:
+        yield from _apart(together, features.result())
+
+
+def _together(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
+    """Stretches that follow each other, which have `TOGETHER` samples or hardly more."""
+    together: list[Stretch] = []
+    for stretch in stretches:
+        together.append(stretch)
+        if sum(len(each.samples) for each in together) >= TOGETHER:
+            yield together
+            together = []
+    if together:
+        yield together
+
+
+def _apart(together: Sequence[Stretch], features: Features) -> Iterator[tuple[Stretch, Features]]:
+    end = 0
+    for stretch in together:
+        begin, end = end, end + len(stretch.windows()[0])
+        yield stretch, features[begin:end]
 
 
 def _pieces(
