@@ -244,7 +244,9 @@ def test_predict_writes_files_and_pictures(enrolled, place, tmp_path):
     document = json.loads((tmp_path / "all.json").read_text())
     jsonschema.validate(document, json.loads(SCHEMA.read_text()))
     assert not done.stdout
-    assert {s["label"] for p in document["predictions"] for s in p["segments"]} == {"unsure"}
+    segments = [s for p in document["predictions"] for s in p["segments"]]
+    assert all(s["label"] == "unsure" or s["confidence"] == 1 for s in segments)
+    assert any(s["label"] == "unsure" for s in segments)
     assert not list(tmp_path.rglob(".*.tmp"))
 
 

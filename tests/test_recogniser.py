@@ -282,7 +282,8 @@ def test_mixtures_are_found():
     outputs = np.full((400, 3), -20.0)
     outputs[np.arange(400), rng.permutation(np.repeat([0, 1], (100, 300)))] = 0
     shares = np.full((400, 1), 1 / 400)
-    np.testing.assert_allclose(fit_mixtures(outputs, shares)[:, 0], [1 / 4, 3 / 4, 0], atol=1e-3)
+    found = fit_mixtures(jnp.asarray(outputs), jnp.asarray(shares))
+    np.testing.assert_allclose(found[:, 0], [1 / 4, 3 / 4, 0], atol=1e-3)
 
 
 def test_a_new_class_begins_as_what_its_clips_resemble(start, clips, others):
