@@ -390,7 +390,7 @@ def test_the_only_clip_of_a_class_is_not_tested(start, clips):
     named = fit(start, clips, {}, (), ()).warnings
     assert any("'fear' is not estimated" in warning for warning in named)
     assert "%" not in describe(alone)
-    assert draw_estimate(alone).axes[0].get_title() == "no clip could be left out"
+    assert draw_estimate(alone).get_suptitle() == "no clip could be left out"
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,12 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
     axes.set_ylabel("label")
     low, high = estimate.interval
     title = (
-        f"UAR of {estimate.clips} clips {estimate.uar:.0%} (95% interval {low:.0%} to {high:.0%})"
+        f"UAR of {estimate.clips} clips {estimate.uar:.0%}\n(95% interval {low:.0%} to {high:.0%})"
         if estimate.clips
         else "no clip could be left out"
     )
-    axes.set_title(title, color=INK, fontsize="medium")
+    # Over the whole figure: the matrix of few classes is narrower than its title.
+    figure.suptitle(title, color=INK, fontsize="medium")
     _ink(axes)
     return figure
 
