@@ -275,8 +275,10 @@ def test_any_exception_of_a_decoder_is_a_refusal(tmp_path, monkeypatch):
             read(tmp_path / "a.wav")
 
 
-def test_what_is_passed_over_is_counted_by_kind():
+def test_what_is_passed_over_is_named_by_kind():
     files = ["a/x.wav", "a/README.txt", "labels.CSV", "x.txt", "x", ".DS_Store", "._x.wav"]
-    assert passed_over(files) == "1 .csv, 2 .txt, 1 without a suffix"
+    assert passed_over(files) == (
+        "1 .csv (labels.CSV), 2 .txt (a/README.txt, x.txt), 1 without a suffix (x)"
+    )
     assert passed_over(["a/x.webm", "Thumbs.db", "desktop.ini", ".git/config"]) == ""
-    assert passed_over(["a/.old/x.wav"]) == "1 hidden"
+    assert passed_over(["a/.old/x.wav"]) == "1 hidden (a/.old/x.wav)"

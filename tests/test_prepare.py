@@ -353,7 +353,7 @@ def test_command_keeps_the_good_and_names_the_bad(mixed, tmp_path):
     assert f"skipped clips: {len(REASONS)}" in lines
     for file, reason in REASONS.items():
         assert [line for line in lines if line.startswith(f"  {file}: ") and reason in line], file
-    assert "no audio, passed over: 1 .txt" in lines
+    assert "no audio, passed over: 1 .txt (readme.txt)" in lines
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr
     decoded = 3 + len(REASONS) - 2  # two are known by their names alone
@@ -407,7 +407,9 @@ def test_nothing_usable(tmp_path, capsys):
     with pytest.raises(UserError, match=r"none of the 1 clips .* 03a01Wf\.wav: the name matches"):
         prepare("emovo", folder, PAPER)
     (folder / "03a01Wf.wav").rename(folder / "clip.txt")
-    with pytest.raises(UserError, match=r"no audio in .* \(but 1 .txt\).* convert the clips"):
+    with pytest.raises(
+        UserError, match=r"no audio in .* \(but 1 .txt \(clip.txt\)\).* convert the clips"
+    ):
         prepare("emodb", folder, PAPER)
 
 

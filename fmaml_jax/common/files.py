@@ -5,7 +5,7 @@ import fcntl
 import os
 import re
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -27,16 +27,18 @@ def is_audio(file: str) -> bool:
 
 
 def passed_over(files: Iterable[str]) -> str:
-    """What `is_audio` leaves out, by kind, as "12 .txt, 1 .csv"; "" for nothing.
+    """What `is_audio` leaves out, by kind and name, as "2 .txt (a.txt, b.txt)"; "" for nothing.
 
-    Not counted is what systems hide among the files of people, such as .DS_Store.
+    Not named is what systems hide among the files of people, such as .DS_Store.
     """
-    kinds = Counter(
-        "hidden" if _is_hidden(file) else PurePosixPath(file).suffix.lower() or "without a suffix"
-        for file in files
-        if not (is_audio(file) or _is_of_a_system(file))
+    kinds = defaultdict(list)
+    for file in files:
+        if not (is_audio(file) or _is_of_a_system(file)):
+            suffix = PurePosixPath(file).suffix.lower() or "without a suffix"
+            kinds["hidden" if _is_hidden(file) else suffix].append(file)
+    return ", ".join(
+        f"{len(names)} {kind} ({', '.join(sorted(names))})" for kind, names in sorted(kinds.items())
     )
-    return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
 
 
 def _named_as_sound(file: str) -> bool:
