@@ -1,10 +1,13 @@
 """Decoding by parts and as a stream: the same samples as of the whole, the same refusals."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
+from fmaml_jax.audio import decoding
 from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, probe, read_blocks, read_clip
 from tests.test_prepare import noise
 
@@ -83,3 +86,16 @@ def test_what_a_stream_refuses(path):
 def test_silence_is_no_error_in_a_stream(path):
     soundfile.write(path, np.zeros(8000), SAMPLE_RATE)
     assert not np.concatenate(list(read_blocks(path).blocks)).any()
+
+
+def test_the_memory_of_a_clip_does_not_grow_with_its_channels(tmp_path, monkeypatch):
+    samples = (noise(0.5, rate=8000)[:, None] * np.linspace(0, 1, 1024)).astype(np.float32)
+    soundfile.write(tmp_path / "many.wav", samples, 8000, "PCM_16")
+    whole = read_clip(tmp_path / "many.wav")
+    monkeypatch.setattr(decoding, "MOST_HELD", 1 << 18)
+    tracemalloc.start()
+    again = read_clip(tmp_path / "many.wav")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_array_equal(again.samples, whole.samples)
+    assert peak < samples.nbytes / 2

@@ -2,9 +2,12 @@
 
 import json
 import os
+import pickle
 import pickletools
 import stat
+import struct
 import threading
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -99,7 +102,7 @@ def test_a_small_file_cannot_fill_the_memory(path):
         load(path)
     with path.open("wb") as file:
         np.savez(file, **arrays)
-    rewrite(path, model=with_entries(path, frequencies=10**12))
+    rewrite(path, model=with_entries(path, frequencies=10**9))
     with pytest.raises(UserError, match="too many frequencies"):
         load(path)
 
@@ -144,7 +147,7 @@ def test_arrays_that_do_not_fit_together_are_refused(path, recogniser):
 
 
 def test_other_results_than_where_it_was_made_are_refused(path, recogniser):
-    rewrite(path, probe=np.asarray([9.0, 9.0, 9.0], np.float32))
+    rewrite(path, probe=np.full((1, 3), 9, np.float32))
     with pytest.raises(UserError, match="gives other results here than where it was made"):
         load(path)
 
@@ -174,3 +177,147 @@ def test_a_model_is_written_where_a_link_leads_and_into_a_pipe(tmp_path, path, r
     (tmp_path / "piped.model").write_bytes(read[0])
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert load(tmp_path / "piped.model").classes == load(link).classes == recogniser.classes
+
+
+def overlapping(path, entries):
+    """Many entries that are the same megabyte of the file."""
+    with path.open("wb") as file:
+        np.savez(file, a=np.zeros(1 << 17))
+    raw = path.read_bytes()
+    begin = raw.index(b"PK\1\2")
+    entry = raw[begin : raw.index(b"PK\5\6")]
+    listed = b"".join(entry.replace(b"a.npy", f"{number:05}".encode()) for number in range(entries))
+    count = entries.to_bytes(2, "little")
+    end = b"PK\5\6" + bytes(4) + 2 * count + struct.pack("<IIH", len(listed), begin, 0)
+    path.write_bytes(raw[:begin] + listed + end)
+
+
+def test_entries_that_overlap_are_refused_before_one_is_read(tmp_path):
+    overlapping(tmp_path / "my.model", 500)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"\(its arrays overlap\); make one with"):
+        load(tmp_path / "my.model")
+    assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    tracemalloc.stop()
+    overlapping(tmp_path / "my.model", 1 << 15)
+    with pytest.raises(UserError, match="it lists too many arrays"):
+        load(tmp_path / "my.model")
+
+
+def npy(header, content=b""):
+    text = repr(header).encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + content
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)}, "another size than its"),
+        ({"descr": "<f4", "fortran_order": False, "shape": (-1,)}, "another size than its"),
+        ({"descr": "|O", "fortran_order": False, "shape": ()}, "neither numbers nor text"),
+        ({"descr": "<f4", "fortran_order": False, "shape": (2,)}, "another size than its"),
+    ],
+)
+def test_arrays_that_are_none_are_said_in_words(tmp_path, content, sentence):
+    with zipfile.ZipFile(tmp_path / "my.model", "w") as file:
+        file.writestr("mean.npy", npy(content))
+    with pytest.raises(
+        UserError, match=rf"my.model is not a readable .npz file \(mean .*{sentence}"
+    ):
+        load(tmp_path / "my.model")
+
+
+def test_files_that_are_no_archive_are_said_in_words(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(9))
+    (tmp_path / "b.npy").write_bytes(pickle.dumps({"a": 1}) + bytes(99))
+    for name in ("a.npy", "b.npy"):
+        with pytest.raises(UserError, match=r"\(it is no archive of arrays, or was cut off\)"):
+            load(tmp_path / name)
+
+
+def test_depths_of_json_are_refused(path):
+    deep = "[" * 100_000 + "]" * 100_000
+    rewrite(path, model=np.asarray(deep))
+    with pytest.raises(UserError, match="is no model of fmaml_jax"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        *({"temperature": value} for value in (0, -1, "1", True, float("nan"))),
+        *({"classes": value} for value in (["a", "A", "b"], ["a", "b", "x" * 81], "abc", [])),
+        *(
+            {"classes": ["a", "unsure", "b"]},
+            {"classes": ["a", "b"]},
+            {"classes": ["a", "b", "\n"]},
+        ),
+        *({"counts": value} for value in ([1, 2], [1, 2, -1], [1, 2, 0.5])),
+        *({"known_as": [1, 2, 3]}, {"warnings": "none"}, {"warnings": [{}]}),
+        *({"frequencies": value} for value in (0, -1, 63, "64")),
+        *({"provenance": value} for value in ([], {"numpy": {}})),
+        *({"estimate": value} for value in ({}, [], None)),
+    ],
+    ids=repr,
+)
+def test_entries_that_cannot_be_are_refused_when_loaded(path, entries):
+    rewrite(path, model=with_entries(path, **entries))
+    with pytest.raises(UserError, match="does not follow the format"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        {"confusion": np.ones((300, 300), int).tolist()},
+        {"confusion": [[1, 2, 3], [1, 2]]},
+        {"confusion": [[1, 2, -3]]},
+        {"left_out": "house"},
+        {"interval": [0.5]},
+        {"interval": [0.9, 0.1]},
+    ],
+    ids=lambda estimate: next(iter(estimate)),
+)
+def test_estimates_of_other_shapes_are_refused(path, estimate):
+    arrays, _ = archive.read(path, "")
+    stored = json.loads(str(arrays["model"]))["estimate"]
+    rewrite(path, model=with_entries(path, estimate=stored | estimate))
+    with pytest.raises(UserError, match="does not follow the format"):
+        load(path)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0, 1e9, float("nan"), "20"])
+def test_lengths_of_clips_that_cannot_be_are_refused(path, recogniser, seconds):
+    features = recogniser.feature_config._asdict() | {"clip_seconds": seconds}
+    rewrite(path, model=with_entries(path, feature_config=features))
+    with pytest.raises(UserError, match="its clip_seconds cannot be"):
+        load(path)
+
+
+def test_settings_that_nobody_makes_features_with_are_refused(path, recogniser):
+    features = recogniser.feature_config._asdict() | {"fft_size": 1 << 30}
+    rewrite(path, model=with_entries(path, feature_config=features))
+    with pytest.raises(UserError, match="its features are none that are made here"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda array: array[..., :-1],
+        lambda array: np.full_like(array, np.nan),
+        lambda array: array.astype("U9"),
+        lambda array: array[None],
+    ],
+    ids=["shorter", "NaN", "text", "deeper"],
+)
+def test_every_array_is_looked_at(path, change):
+    arrays, _ = archive.read(path, "")
+    for name in set(arrays) - {"model"}:
+        archive.write(path, {**arrays, name: change(arrays[name])})
+        with pytest.raises(UserError, match="does not follow the format"):
+            load(path)
+    for name in set(arrays) - {"model"}:
+        archive.write(path, {other: arrays[other] for other in arrays if other != name})
+        with pytest.raises(UserError, match=f"it has no {name}"):
+            load(path)

@@ -439,3 +439,28 @@ def test_a_name_of_a_fixed_class_may_mean_something_else(start, clips):
     recogniser = fit(start, renamed, {"neutral": "fear"}, (), ())
     assert recogniser.classes == ("Neutral", "anger", "sadness", "silence")
     assert recogniser.known_as == ("fear", "anger", "sadness", "silence")
+
+
+def test_no_more_classes_are_told_apart_than_can_be(start, clips):
+    many = [
+        clips[0]._replace(label=str(number), digest=str(number), file="") for number in range(99)
+    ]
+    with pytest.raises(UserError, match="99 labels, and with 2 classes that need no clips at most"):
+        enrol(start, many)
+
+
+def test_the_picture_of_many_classes_has_the_most_confused_pairs(start, clips):
+    few = fit(start, clips, {}, (), ())
+    counts = np.eye(100, dtype=int) * 5
+    counts[3, 4], counts[7, 2] = 3, 2
+    names = tuple(f"{number:02}" + "w" * 78 for number in range(100))
+    many = few._replace(classes=names, estimate=few.estimate._replace(confusion=counts))
+    figure = draw_estimate(many)
+    assert max(figure.get_size_inches()) < 10
+    (axes,) = figure.axes
+    named = [label.get_text() for label in axes.get_yticklabels()]
+    assert [(name[:2], name.split("→ ")[1][:2]) for name in named] == [("03", "04"), ("07", "02")]
+    assert [bar.get_width() for bar in axes.patches] == [3, 2]
+    counts[:] = 1
+    assert max(draw_estimate(many).get_size_inches()) < 10
+    assert max(draw_estimate(few).get_size_inches()) < 10

@@ -207,3 +207,10 @@ def test_warnings(start, trained):
     assert said(clipped) == "'0.wav', '1.wav', '2.wav' and 3 more: clipped"
     silent = [clip._replace(label="Silence", findings=("clipped",)) for clip in two]
     assert said(silent) == ""
+
+
+def test_names_have_an_end(start, trained):
+    with pytest.raises(UserError, match=r"the label 'xxx.*'\.\.\. has 100,000 letters, and"):
+        read_clip_as(trained[1].paths[0], "x" * 100_000, start)
+    with pytest.raises(UserError, match=r"the speaker 'yyy.*'\.\.\. has 81 letters, and"):
+        read_clip_as(trained[1].paths[0], "x" * 80, start, speaker="y" * 81)

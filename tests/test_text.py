@@ -4,6 +4,7 @@ import pytest
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import (
+    LONGEST_NAME,
     Row,
     clean_name,
     did_you_mean,
@@ -13,6 +14,8 @@ from fmaml_jax.common.text import (
     one_spelling,
     read_part,
     read_table,
+    require_name,
+    shortened,
 )
 
 
@@ -148,3 +151,11 @@ def test_listed_files(tmp_path):
         "sub\\gone.wav": "sub/gone.wav",
     }.items():
         assert listed_file(tmp_path, name) == tmp_path / file
+
+
+def test_a_name_has_an_end():
+    require_name("ż" * LONGEST_NAME, "label")
+    with pytest.raises(UserError, match=r"the label 'aaaaaaaaaaaaaaaaaaaa'... has 81 letters, and"):
+        require_name("a" * 81, "label")
+    assert shortened("gniew") == "gniew"
+    assert shortened("a" * 99) == "a" * 23 + "…"

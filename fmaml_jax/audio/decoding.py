@@ -28,7 +28,8 @@ __all__ = [
 
 SAMPLE_RATE = 16_000
 """Samples per second of every clip after `read_clip`."""
-
+MOST_HELD = 1 << 24
+"""Samples of a clip of more channels than two that are held at a time."""
 _HEAD = 4096  # bytes of the beginning that tell what a file is
 _LOUDEST = 1e12  # above 32-bit integers stored as floats; sums of such squares stay finite
 _OFFSET = 0.05  # of full scale; a sound card with more is broken
@@ -133,9 +134,22 @@ def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = N
         AudioError: the file is unreadable, empty, truncated, damaged, holds NaN or infinity, or is
             silent.
     """
-    decoded = list(_decoded(path, start, end))
-    survey = _survey(decoded)
-    samples = np.concatenate([_mono(block, survey) for block in decoded])
+    held: list[Block] | None = []
+    size = 0
+
+    def decoded() -> Iterator[Block]:
+        nonlocal held, size
+        for block in _decoded(path, start, end):
+            size += block.samples.size
+            if size > MOST_HELD and block.samples.shape[1] > 2:
+                held = None  # many channels, of which one is used: they are decoded again
+            if held is not None:
+                held.append(block)
+            yield block
+
+    survey = _survey(decoded())
+    again = _decoded(path, start, end) if held is None else held
+    samples = np.concatenate([_mono(block, survey) for block in again])
     if not samples.any():
         raise AudioError("all samples are zero, or one constant")
     return Sound(

@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from fmaml_jax.common.errors import UserError
 
+LONGEST_NAME = 80
+"""Letters of a label, a speaker or another name; a longer one is a text, or a mistake."""
 _DELIMITERS = ",;\t"
 
 
@@ -51,6 +53,28 @@ def one_spelling(names: Iterable[str]) -> list[str]:
     """The names, cleaned, each spelled as where its `name_key` came first."""
     first: dict[str, str] = {}
     return [first.setdefault(name_key(name), clean_name(name)) for name in names]
+
+
+def require_name(name: str, what: str) -> None:
+    """Refuses a name that is longer than `LONGEST_NAME`.
+
+    Args:
+        name: as it is kept.
+        what: it is the name of: "label".
+
+    Raises:
+        UserError: it is.
+    """
+    if len(name) > LONGEST_NAME:
+        raise UserError(
+            f"the {what} {name[:20]!r}... has {len(name):,} letters, and a name has at most "
+            f"{LONGEST_NAME}; shorten it"
+        )
+
+
+def shortened(name: str, letters: int = 24) -> str:
+    """A name that has room in a picture."""
+    return name if len(name) <= letters else f"{name[: letters - 1]}…"
 
 
 def is_text(name: str) -> bool:

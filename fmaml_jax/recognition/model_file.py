@@ -7,26 +7,112 @@ NumPy drew others, the probe would differ.
 """
 
 import json
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fmaml_jax.audio.features import restore_config
+from fmaml_jax.audio.descriptors import DescriptorConfig
+from fmaml_jax.audio.features import (
+    FEATURES,
+    FeatureConfig,
+    HubConfig,
+    extract,
+    restore_config,
+)
+from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_special
+from fmaml_jax.common.text import LONGEST_NAME, clean_name, is_text, name_key
 from fmaml_jax.data.scale import Scale
 from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.encoder.features import describer
 from fmaml_jax.recognition.estimate import Estimate
+from fmaml_jax.recognition.naming import MOST_CLASSES
 from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vectors
+from fmaml_jax.recognition.support import LONGEST_CLIP
+from fmaml_jax.recognition.timeline import UNSURE
 
 FORMAT = 3
 MOST_WEIGHTS = 1 << 24
 """Of the waves' projection, which a file of any size could ask for; `best.cfg` has 1.3 million."""
+MOST_BYTES = 1 << 28
+"""Of a file; an encoder's 2,048 coefficients make 17 million."""
+_MOST_LETTERS = 1 << 20
+"""Of what is no array: names, warnings and the like."""
 _ARRAYS = ("centre", "head", "mixture", "nearness", "context", "bias")
+_SHAPES = {
+    "mean": ("inputs",),
+    "matrix": ("inputs", "inputs"),
+    "centre": ("features",),
+    "head": ("known", "outputs"),
+    "mixture": ("outputs", "classes"),
+    "nearness": ("known", "classes"),
+    "context": ("waves", "classes"),
+    "bias": ("classes",),
+    "probe": (1, "classes"),
+}
+"""What each array's axes count; all hold finite numbers, of 32 bits."""
+_CHANNELS = {"block1": 512, "block2": 1024, "block3": 1024}
+_STATISTICS = {"mean": 1, "mean_deviation": 2}
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and is_text(value)
+
+
+def _is_name(value: Any) -> bool:
+    return _is_text(value) and len(value) <= LONGEST_NAME and value == clean_name(value)
+
+
+def _all(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(map(fits, value))
+
+
+def _is_estimate(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() == {"left_out", "confusion", "interval"}
+        and value["left_out"] in ("clip", "stretch of speech", "speaker")
+        and _all(value["confusion"], lambda row: _all(row, _is_count))
+        and len({len(row) for row in value["confusion"]}) == 1
+        and _all(value["interval"], _is_number)
+        and len(value["interval"]) == 2
+        and 0 <= value["interval"][0] <= value["interval"][1] <= 1
+    )
+
+
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "classes": lambda value: (
+        _all(value, _is_name)
+        and 1 < len(value) <= MOST_CLASSES
+        and len(set(map(name_key, value))) == len(value)
+        and UNSURE not in value
+    ),
+    "counts": lambda value: _all(value, _is_count),
+    "known_as": lambda value: _all(value, _is_name),
+    "feature_config": lambda value: isinstance(value, dict),
+    "frequencies": lambda value: _is_count(value) and value > 0,
+    "temperature": lambda value: _is_number(value) and value > 0,
+    "estimate": _is_estimate,
+    "warnings": lambda value: _all(value, _is_text),
+    "provenance": lambda value: (
+        isinstance(value, dict) and all(map(_is_text, (*value, *value.values())))
+    ),
+}
+"""What else a model holds, as JSON, and what each may be."""
 _MAKE = "make one with `python -m fmaml_jax.enrol`"
 
 
@@ -86,57 +172,123 @@ def load(path: str | os.PathLike, encoder: str = DEFAULT) -> Recogniser:
         UserError: the file is missing, foreign, truncated or damaged, was written by a newer
             version, or cannot be computed here as it was there; or its encoder is missing.
     """
+    if os.path.isfile(path) and os.path.getsize(path) > MOST_BYTES:
+        raise UserError(f"{path} is larger than any model; {_MAKE}")
     arrays, intact = archive.read(path, _MAKE)
-    if "model" not in arrays:
-        raise UserError(f"{path} is no model of fmaml_jax; {_MAKE}")
+    foreign = UserError(f"{path} is no model of fmaml_jax; {_MAKE}")
+    text = arrays.get("model")
+    if text is None or text.dtype.kind != "U" or text.ndim or text.nbytes > 4 * _MOST_LETTERS:
+        raise foreign
     try:
-        model = json.loads(str(arrays["model"]))
+        model = json.loads(str(text))
         version = model["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no model of fmaml_jax; {_MAKE}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise foreign from error
     if version != FORMAT:
         raise UserError(
-            f"{path} has format {version} and this code reads format {FORMAT}; update fmaml_jax, "
-            "or enrol again"
+            f"{path} has format {str(version)[:9]} and this code reads format {FORMAT}; update "
+            "fmaml_jax, or enrol again"
         )
     if not intact:
         raise UserError(f"{path} is damaged: its content hash does not match; {_MAKE}")
     try:
         recogniser = _restore(model, arrays, encoder)
         agrees = np.allclose(_probe(recogniser), arrays["probe"], rtol=1e-3, atol=1e-3)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+    except UserError as error:  # of the features' version
+        raise UserError(f"{path}: {error}") from error
+    except _UnfitError as error:
         raise UserError(f"{path} does not follow the format ({error}); {_MAKE}") from error
     if not agrees:
         raise UserError(
             f"{path} gives other results here than where it was made, with NumPy "
-            f"{model['provenance'].get('numpy')}; install that version, or enrol again"
+            f"{recogniser.provenance.get('numpy', 'unknown')}; install that version, or enrol again"
         )
     describer(recogniser.feature_config, encoder)  # what is missing is said before any work
     return recogniser
 
 
+class _UnfitError(Exception):
+    """What in a model is not as the format has it: a phrase."""
+
+
 def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray], encoder: str) -> Recogniser:
-    if max(len(arrays["mean"]), BATCH) * int(model["frequencies"]) > MOST_WEIGHTS:
-        raise ValueError("too many frequencies")
-    estimate = model["estimate"]
+    """The recogniser, when all of it has been found to fit together.
+
+    Raises:
+        _UnfitError: something does not.
+        UserError: the features are of another version.
+    """
+    try:
+        for name, fits in _ENTRIES.items():
+            if not fits(model[name]):
+                raise _UnfitError(f"its {name} cannot be")
+        sizes = _require_shapes(arrays)
+    except KeyError as error:
+        raise _UnfitError(f"it has no {error.args[0]}") from error
+    if max(sizes["inputs"], BATCH) * model["frequencies"] > MOST_WEIGHTS:
+        raise _UnfitError("too many frequencies")
+    classes, estimate = model["classes"], model["estimate"]
+    config = _feature_config(model["feature_config"], sizes["inputs"])
+    enrolled = len(estimate["confusion"])
+    lengths = (len(model["counts"]), len(model["known_as"]), sizes["classes"])
+    confusion = np.asarray(estimate["confusion"], int).reshape(enrolled, -1)
+    if (
+        set(lengths) != {len(classes)}
+        or sizes["waves"] != 2 * model["frequencies"]
+        or sizes["features"] != sizes["known"] - 1 + sizes["waves"]
+        or sizes["inputs"] != sizes["known"] - 1
+        or enrolled > len(classes)
+        or confusion.shape[1] != len(classes)
+    ):
+        raise _UnfitError("its arrays do not fit together")
     return Recogniser(
-        classes=tuple(model["classes"]),
+        classes=tuple(classes),
         counts=tuple(model["counts"]),
         known_as=tuple(model["known_as"]),
-        feature_config=restore_config(model["feature_config"]),
+        feature_config=config,
         scale=Scale(*(arrays[name] for name in Scale._fields)),
-        frequencies=int(model["frequencies"]),
+        frequencies=model["frequencies"],
         temperature=float(model["temperature"]),
-        estimate=Estimate(
-            estimate["left_out"],
-            np.asarray(estimate["confusion"], int),
-            tuple(estimate["interval"]),
-        ),
+        estimate=Estimate(estimate["left_out"], confusion, tuple(estimate["interval"])),
         warnings=tuple(model["warnings"]),
         provenance=dict(model["provenance"]),
         encoder=encoder,
         **{name: arrays[name] for name in _ARRAYS},
     )
+
+
+def _require_shapes(arrays: dict[str, np.ndarray]) -> dict[str, int]:
+    """What the axes of `_SHAPES` count, of which those of one name are equal."""
+    sizes: dict[str, int] = {}
+    for name, axes in _SHAPES.items():
+        array = arrays[name]
+        if array.dtype != np.float32 or array.ndim != len(axes) or not np.isfinite(array).all():
+            raise _UnfitError(f"its {name} cannot be")
+        for axis, size in zip(axes, array.shape, strict=True):
+            if size != (axis if isinstance(axis, int) else sizes.setdefault(axis, size)):
+                raise _UnfitError("its arrays do not fit together")
+    return sizes
+
+
+def _feature_config(stored: dict[str, Any], inputs: int) -> FeatureConfig:
+    """As this code makes features of so many coefficients; others are computed by nobody."""
+    config = restore_config(stored)
+    own = next(kind for kind in FEATURES.values() if isinstance(config, type(kind)))
+    free = {"clip_seconds", "weights", "architecture", "layer", "statistics"} & stored.keys()
+    if config != own._replace(**{name: stored[name] for name in free}):
+        raise _UnfitError("its features are none that are made here")
+    seconds = config.clip_seconds
+    if not _is_number(seconds) or not 0 < seconds <= LONGEST_CLIP:
+        raise _UnfitError("its clip_seconds cannot be")
+    if isinstance(config, DescriptorConfig):
+        made = extract(np.linspace(-1, 1, config.sample_rate, dtype=np.float32), config).shape[1]
+    elif isinstance(config, EncoderConfig):
+        made = _CHANNELS.get(config.layer, 0) * _STATISTICS.get(config.statistics, 0)
+    else:
+        made = inputs if isinstance(config, HubConfig) else 0  # of MFCCs, none
+    if made != inputs:
+        raise _UnfitError("its features are none that are made here")
+    return config
 
 
 def _probe(recogniser: Recogniser) -> np.ndarray:

@@ -7,6 +7,8 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import name_key
 from fmaml_jax.recognition.checkpoint import Start
 
+MOST_CLASSES = 100
+"""Of a recogniser; an emotion more is told apart from all others by a handful of clips each."""
 SILENCE = "silence"
 """The fixed class that is no speech."""
 _WORDS = {
@@ -76,9 +78,10 @@ def name_classes(
 
     Raises:
         UserError: there is no emotion among the labels, or one label alone that is new or that
-            has nothing to be told from; or `same_as` names a label that no clip has, or a class
-            that the start does not know, or `without` one that is not fixed or has clips; or a new
-            label is a usual word for a fixed class that is answered too.
+            has nothing to be told from, or more than `MOST_CLASSES`; or `same_as` names a label
+            that no clip has, or a class that the start does not know, or `without` one that is not
+            fixed or has clips; or a new label is a usual word for a fixed class that is answered
+            too.
     """
     known_as = _known_as(start, labels, same_as)
     emotions = sorted(label for label, own in known_as.items() if own not in start.fixed)
@@ -94,6 +97,11 @@ def name_classes(
         raise UserError(
             f"all clips are of {emotions[0]!r}, and there is nothing to tell it from; label clips "
             f"of another class too{known}"
+        )
+    if len(labels) + len(free) > MOST_CLASSES:
+        raise UserError(
+            f"the clips have {len(labels):,} labels, and with {len(free)} classes that need no "
+            f"clips at most {MOST_CLASSES} are told apart; give what is alike one label"
         )
     _refuse_synonyms(known_as, free)
     known_as |= {name: name for name in free}

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MultipleLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, MultipleLocator
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import whole_file
@@ -23,6 +24,7 @@ from fmaml_jax.common.pictures import (
     YELLOW,
     draw_matrix,
 )
+from fmaml_jax.common.text import shortened
 from fmaml_jax.recognition.recogniser import Recogniser
 from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction
 
@@ -33,22 +35,33 @@ COLOURS = (VERMILION, BLUE, GREEN, YELLOW, PURPLE, SKY_BLUE, ORANGE)
 HATCHES = (None, "///", "...", "xx")
 TICKS = (0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600)
 """Seconds between two marks of the time axis."""
+MOST_TABLE = 20
+"""Classes of a table that is drawn."""
 POINTS = 2000
 """Of a drawn waveform; more are not seen."""
 
 
 def draw_estimate(recogniser: Recogniser) -> Figure:
-    """The confusion table of the clips left out in turn; numbers are clips."""
+    """The confusion table of the clips left out in turn; numbers are clips.
+
+    Of more classes than `MOST_TABLE` a table would be as large as unreadable: then the pairs that
+    were taken for each other most.
+    """
     estimate = recogniser.estimate
     counts = estimate.confusion
-    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     rows, columns = counts.shape
-    figure = Figure((1.4 + 0.6 * columns, 1.5 + 0.4 * rows), layout="constrained", frameon=False)
-    axes = figure.add_subplot()
-    numbers = [[str(count or "") for count in row] for row in counts.tolist()]
-    draw_matrix(axes, shares, recogniser.classes[:rows], recogniser.classes, numbers)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("label")
+    if columns > MOST_TABLE:
+        figure = _draw_confused(recogniser.classes, counts)
+    else:
+        size = (1.4 + 0.6 * columns, 1.5 + 0.4 * rows)
+        figure = Figure(size, layout="constrained", frameon=False)
+        axes = figure.add_subplot()
+        shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+        numbers = [[str(count or "") for count in row] for row in counts.tolist()]
+        classes = list(map(shortened, recogniser.classes))
+        draw_matrix(axes, shares, classes[:rows], classes, numbers)
+        axes.set_xlabel("answer")
+        axes.set_ylabel("label")
     low, high = estimate.interval
     title = (
         f"UAR of {estimate.clips} clips {estimate.uar:.0%}\n(95% interval {low:.0%} to {high:.0%})"
@@ -57,7 +70,28 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
     )
     # Over the whole figure: the matrix of few classes is narrower than its title.
     figure.suptitle(title, color=INK, fontsize="medium")
-    _ink(axes)
+    _ink(figure.axes[0])
+    return figure
+
+
+def _draw_confused(classes: Sequence[str], counts: Int[np.ndarray, "enrolled classes"]) -> Figure:
+    """The pairs of a label and another answer that have most clips, as bars."""
+    others = counts.copy()
+    np.fill_diagonal(others, 0)
+    order = np.argsort(-others, axis=None, kind="stable")[:MOST_TABLE]
+    pairs = [divmod(int(place), len(classes)) for place in order if others.flat[place]]
+    named = [
+        f"{shortened(classes[label])} → {shortened(classes[answer])}" for label, answer in pairs
+    ]
+    figure = Figure((6.5, 1.5 + 0.3 * max(1, len(named))), layout="constrained", frameon=False)
+    axes = figure.add_subplot()
+    axes.barh(range(len(named)), [others[pair] for pair in pairs], color=BLUE)
+    names, families = lettered(named)
+    axes.set_yticks(range(len(named)), names, parse_math=False, fontfamily=families)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("clips of the label that got the other answer, of the most confused pairs")
+    axes.patch.set_alpha(0)
     return figure
 
 
@@ -78,18 +112,19 @@ def draw_timeline(prediction: Prediction) -> Figure:
     peaks = np.append(peaks, peaks[-1])  # each lasts until the next edge
     moments = edges * CHUNK_SECONDS
     waveform.fill_between(moments, -peaks, peaks, step="post", color=INK, linewidth=0, zorder=2)
-    for segment in prediction.segments:
-        look = _look(segment.label, prediction.classes)
-        look["alpha"] = 0.2 + 0.8 * segment.confidence
-        span = (segment.start, segment.end - segment.start)
-        waveform.broken_barh([span], (-1.1, 2.2), zorder=1, **look)
-        lanes.broken_barh([span], (labels.index(segment.label) - 0.4, 0.8), **look)
+    for lane, label in enumerate(labels):
+        own = [segment for segment in prediction.segments if segment.label == label]
+        look = _look(label, prediction.classes)
+        look["alpha"] = [0.2 + 0.8 * segment.confidence for segment in own]
+        spans = [(segment.start, segment.end - segment.start) for segment in own]
+        waveform.broken_barh(spans, (-1.1, 2.2), zorder=1, **look)
+        lanes.broken_barh(spans, (lane - 0.4, 0.8), **look)
     if not labels:
         lanes.text(0.5, 0.5, "no speech", ha="center", transform=lanes.transAxes, color=INK)
     waveform.set_ylim(-1.1, 1.1)
     waveform.set_yticks([])
     lanes.set_ylim(max(1, len(labels)) - 0.5, -0.5)
-    names, families = lettered(labels)
+    names, families = lettered(list(map(shortened, labels)))
     lanes.set_yticks(range(len(labels)), names, parse_math=False, fontfamily=families)
     lanes.set_xlim(0, prediction.seconds)
     lanes.xaxis.set_major_formatter(FuncFormatter(_clock))

@@ -33,6 +33,7 @@ from fmaml_jax.common.text import (
     one_spelling,
     read_part,
     read_table,
+    require_name,
 )
 from fmaml_jax.data.scale import scaled
 from fmaml_jax.encoder.features import describer
@@ -122,7 +123,7 @@ def read_clip_as(
 
     Raises:
         UserError: the file cannot be decoded, the clip is empty, silent or longer than
-            `LONGEST_CLIP`, or the label is empty or reserved.
+            `LONGEST_CLIP`, or the label is empty, too long or reserved.
     """
     label, speaker = clean_name(label), clean_name(speaker)
     begin, end = part
@@ -131,6 +132,8 @@ def read_clip_as(
         raise UserError(f"clip {name!r} has no label; give it one")
     if not is_text(label):
         raise UserError(f"clip {name!r} has the label {label!r}, no text; rename it")
+    require_name(label, "label")
+    require_name(speaker, "speaker")
     if name_key(label) == UNSURE:
         raise UserError(
             f"no class can be called {label!r}, which is an answer; choose another name"
