@@ -4,9 +4,9 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soxr
@@ -160,16 +160,30 @@ def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = N
     )
 
 
-def read_blocks(path: str | os.PathLike) -> Stream:
+def read_blocks(
+    path: str | os.PathLike, look: Callable[[float], Any] = lambda seconds: None
+) -> Stream:
     """The samples of `read_clip`, the same ones, in blocks of some seconds.
 
     It takes the memory of a few blocks, however long the file is, since it is decoded twice: what
     is taken off its samples depends on all of them. Silence is no error here.
 
+    Args:
+        path: the file.
+        look: is told the seconds that have been decoded, again and again before there is a block.
+
     Raises:
         AudioError: see `read_clip`; before there is a block.
     """
-    survey = _survey(_decoded(path))
+
+    def watched() -> Iterator[Block]:
+        seconds = 0.0
+        for block in _decoded(path):
+            seconds += len(block.samples) / block.sample_rate
+            look(seconds)
+            yield block
+
+    survey = _survey(watched())
     return Stream(
         _resampled(_decoded(path), survey),
         survey.sample_rate,

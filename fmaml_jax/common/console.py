@@ -81,8 +81,13 @@ def _open_streams() -> _Output:
 
 
 def unwind_on_termination() -> None:
-    """From now on SIGTERM, which ends a service or a job, is an exception, as Ctrl-C is."""
+    """From now on SIGTERM, which ends a service or a job, is an exception, as Ctrl-C is.
+
+    So is SIGHUP, of a terminal that is closed, but where it is to be ignored, as under nohup.
+    """
     signal.signal(signal.SIGTERM, _unwind)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, _unwind)
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:

@@ -69,6 +69,7 @@ def predict(
     abstain: float = 0.0,
     executor: Executor | None = None,
     report: Callable[[float], Any] = lambda seconds: None,
+    look: Callable[[float], Any] = lambda seconds: None,
 ) -> Prediction:
     """Labels a clip, or finds the emotions of a recording over time.
 
@@ -81,6 +82,8 @@ def predict(
             `fmaml_jax.common.processes.process_pool`; the result is the same. An encoder, which
             has all cores or an accelerator to itself, does without.
         report: is told the seconds of the recording that are done, again and again.
+        look: is told before it the seconds that have been decoded to learn its level and channels;
+            what either raises ends the work.
 
     Returns:
         Segments with start and end (seconds), label, confidence and calibrated probabilities of
@@ -112,6 +115,7 @@ def predict(
                 abstain=abstain,
                 executor=executor,
                 report=report,
+                look=look,
             )
     except AudioError as error:
         raise UserError(f"{path} cannot be used: {error}") from error

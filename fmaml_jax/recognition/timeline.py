@@ -132,6 +132,7 @@ def predict_file(
     abstain: float = 0.0,
     executor: Executor | None = None,
     report: Callable[[float], Any] = lambda seconds: None,
+    look: Callable[[float], Any] = lambda seconds: None,
 ) -> Prediction:
     """Labels a clip, or the speech of a recording.
 
@@ -145,11 +146,12 @@ def predict_file(
         executor: describes the stretches of a recording at the same time; None: they are described
             here, one after the other.
         report: is told the seconds that are done.
+        look: is told before it the seconds that have been decoded once.
 
     Raises:
         AudioError: the file cannot be decoded, or is empty.
     """
-    sound = read_blocks(path)
+    sound = read_blocks(path, look)
     envelope = array("f")
     length = 0
     measured = Measures()

@@ -1,6 +1,7 @@
 """Synthetic speech to try the page with."""
 
 import tempfile
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from fmaml_jax.audio.decoding import SAMPLE_RATE, read_clip
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.support import LabelledClip, read_clip_as
 from fmaml_jax.synthesis.speech import emofilm_clips, render
+
+_SPEAKING = threading.Lock()
+"""The synthesiser speaks in one thread at a time."""
 
 
 def make_examples(start: Start, folder: str) -> tuple[list[LabelledClip], Path]:
@@ -25,7 +29,8 @@ def make_examples(start: Start, folder: str) -> tuple[list[LabelledClip], Path]:
     support, pieces, voices = [], [], Counter()
     with tempfile.TemporaryDirectory() as spoken:
         for clip in wanted:
-            samples, rate = render(clip, seed=0)
+            with _SPEAKING:
+                samples, rate = render(clip, seed=0)
             path = Path(spoken, Path(clip.path).name)
             soundfile.write(path, samples, rate)
             voices[clip.label] += 1

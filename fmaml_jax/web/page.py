@@ -1,27 +1,31 @@
 """The page: its parts in three steps, and what changes in them when something is done."""
 
-import sys
 import tempfile
-import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+from anyio import CapacityLimiter, sleep, to_thread
 from gradio.themes import Default
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.pictures import GREEN, VERMILION
+from fmaml_jax.common.processes import cores
 from fmaml_jax.common.text import name_key
 from fmaml_jax.recognition import Recogniser, save
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.support import describe_findings
 from fmaml_jax.web import render, session
-from fmaml_jax.web.session import LONGEST_RECORDING, NEW, Session
+from fmaml_jax.web.guard import log
+from fmaml_jax.web.session import LONGEST_RECORDING, NEW, LeftError, Session, Sessions, Turns
 
-AT_ONCE = 4
+AT_ONCE = min(4, cores())
 """Users whose clips or recordings are worked on at the same time."""
+WAIT = 5.0
+"""Seconds for which an action waits until the page listens for its answer."""
 PROGRESS = gr.Progress()
 THEME = Default(
     primary_hue="blue",
@@ -45,7 +49,44 @@ td, .note {{overflow-wrap: break-word}}
 .note {{border-left: 4px solid {VERMILION}; padding: 0.4em 0.8em; margin: 0.3em 0}}
 .good {{border-color: {GREEN}}}
 #recognised .pending {{visibility: hidden}}
+.forgotten {{position: sticky; top: 0; z-index: 9; background: var(--body-background-fill)}}
 """
+HEAD = """<script>
+// Gradio opens a page's connection once: where it is lost, what was given would be forgotten soon.
+(() => {
+  const ask = window.fetch;
+  async function hold(url, options) {
+    while (!options?.signal?.aborted) {
+      await new Promise((done) => setTimeout(done, 3000));
+      try {
+        const answer = await ask(url + "?again", options);
+        if (answer.status == 410) return forgotten();
+        for (const reader = answer.body.getReader(); !(await reader.read()).done; );
+      } catch {}
+    }
+  }
+  function forgotten() {
+    const said = document.createElement("div");
+    said.className = "note forgotten";
+    said.setAttribute("role", "alert");
+    said.textContent = "The server has forgotten this page, or was started anew: reload it.";
+    document.body.prepend(said);
+  }
+  window.fetch = async (url, options) => {
+    const answer = await ask(url, options);
+    const held = String(url?.url ?? url);
+    if (!held.includes("/gradio_api/heartbeat/") || !answer.body) return answer;
+    const [own, watched] = answer.body.tee();
+    (async () => {
+      try {
+        for (const reader = watched.getReader(); !(await reader.read()).done; );
+      } catch {}
+      hold(held, options);
+    })();
+    return new Response(own, answer);
+  };
+})();
+</script>"""
 
 Parts = dict[str, Any]
 """What can change, by name: components, to which Gradio adds their events when it is loaded."""
@@ -61,25 +102,28 @@ class Visit(NamedTuple):
         start: what is enrolled in.
         folder: where files can be served from.
         progress: shows the share of the action that is done.
+        pass_on: lets other visitors work who had less, see `Turns`.
     """
 
     session: Session
     start: Start
     folder: str
     progress: gr.Progress
+    pass_on: Callable[[], None]
 
 
-def make_page(start: Start, folder: str) -> gr.Blocks:
-    """The page, whose sessions enrol in `start`; it makes files below `folder` alone."""
-    with gr.Blocks(title="fmaml_jax", delete_cache=(600, 7200)) as page:
+def make_page(start: Start, folder: str, sessions: Sessions) -> gr.Blocks:
+    """The page, whose `sessions` enrol in `start`; it makes files below `folder` alone."""
+    with gr.Blocks(title="fmaml_jax") as page:
         gr.Markdown(
             "# Label a few clips, recognise emotions\n"
             "In any language, with a handful of clips of each emotion. "
             f"{' and '.join(start.fixed).capitalize()} need none. Everything stays on the machine "
             "that serves this page, and is forgotten when you close it."
         )
-        _wire(page, _step_1(start) | _step_2(start) | _step_3(), start, folder)
-    return page.queue(default_concurrency_limit=AT_ONCE)
+        _wire(page, _step_1(start) | _step_2(start) | _step_3(), start, folder, sessions)
+    page.max_threads = 1000  # actions that wait are not in its queue, but for their turns
+    return page.queue(default_concurrency_limit=None)
 
 
 # ---- the parts of each step
@@ -198,7 +242,13 @@ def _add(
 ) -> Changes:
     paths = [files] if isinstance(files, str) else files or []
     added, errors = session.add_clips(
-        visit.session, visit.start, [*map(Path, paths)], label or "", meaning, speaker or ""
+        visit.session,
+        visit.start,
+        [*map(Path, paths)],
+        label or "",
+        meaning,
+        speaker or "",
+        visit.pass_on,
     )
     said = [*map(render.note, errors)]
     if added:
@@ -221,7 +271,7 @@ def _show_meaning(visit: Visit, label: str | None) -> Changes:
 
 
 def _set_meaning(visit: Visit, label: str, meaning: str) -> Changes:
-    visit.session.same_as[name_key(label)] = meaning
+    session.set_meaning(visit.session, label, meaning)
     return _clips(visit)
 
 
@@ -236,11 +286,7 @@ def _add_examples(visit: Visit) -> Changes:
 
 
 def _take_out(visit: Visit, chosen: Sequence[str]) -> Changes:
-    visit.session.clips = [
-        clip
-        for clip in visit.session.clips
-        if clip.digest not in chosen and f"all {clip.label}" not in chosen
-    ]
+    session.take_out(visit.session, chosen)
     return _clips(visit)
 
 
@@ -295,9 +341,11 @@ def _not_recognised() -> Changes:
 
 
 def _recognise(visit: Visit, path: str | None, abstain: float) -> Changes:
-    found = session.recognise(
-        visit.session, path, abstain, lambda share: visit.progress(share, "Listening")
-    )
+    def report(share: float) -> None:
+        visit.progress(share, "Listening")
+        visit.pass_on()
+
+    found = session.recognise(visit.session, path, abstain, report)
     is_clip = render.is_clip(found)
     chances = found.segments[0].probabilities if is_clip else ()
     return {
@@ -317,9 +365,10 @@ RESULT = ["recognised", "chances", "segments"]
 ENROLLED = ["enrolled", *RESULT]
 
 
-def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str) -> None:
+def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str, sessions: Sessions) -> None:
     """Has the actions done when something happens to the parts."""
-    sessions: dict[str | None, Session] = {}
+    turns = Turns(AT_ONCE)
+    threads = CapacityLimiter(1000)  # of their own: most of them wait for their turn
 
     def when(
         event: Callable,
@@ -327,21 +376,36 @@ def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str) -> None:
         inputs: Sequence[str],
         outputs: Sequence[str],
         place: str,
+        works: bool = True,
         **options: Any,
     ) -> None:
-        """An error is a sentence at `place`, where progress is shown too; the rest stays."""
+        """What `works` takes turns with the other visitors; the rest is done at once.
 
-        def act(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> dict:
-            visitor = sessions.setdefault(request.session_hash, Session())
+        An error is a sentence at `place`, where progress is shown too; the rest stays.
+        """
+
+        def changes(visitor: Session, progress: gr.Progress, values: Sequence[Any]) -> Changes:
+            turn = turns.turn(visitor) if works else nullcontext(lambda: None)
+            with turn as pass_on:
+                return action(Visit(visitor, start, folder, progress, pass_on), *values)
+
+        async def act(request: gr.Request, progress: gr.Progress = PROGRESS, *values: Any) -> dict:
+            visitor = sessions.find(request.session_hash)
             try:
-                changes = action(Visit(visitor, start, folder, progress), *values)
+                if visitor is None or not await _is_heard(visitor):
+                    raise LeftError
+                changed = await to_thread.run_sync(
+                    changes, visitor, progress, values, limiter=threads
+                )
             except UserError as error:
-                changes = {place: render.note(str(error))}
-            except Exception:
-                traceback.print_exc(file=sys.stderr)
-                said = "Something is wrong with this program; its log says what."
-                changes = {place: render.note(said)}
-            return {parts[name]: change for name, change in changes.items()}
+                changed = {place: render.note(str(error))}
+            except LeftError:
+                changed = {place: gr.skip()}  # to nobody
+            except Exception as error:
+                log(error)
+                said = "Something is wrong with this program; its log says where."
+                changed = {place: render.note(said)}
+            return {parts[name]: change for name, change in changed.items()}
 
         event(
             act,
@@ -351,23 +415,28 @@ def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str) -> None:
             **{"show_progress_on": parts[place]} | options,
         )
 
-    def forget(request: gr.Request) -> None:
-        session.keep_recording(sessions.pop(request.session_hash, Session()), None)
-
-    hidden = {"show_progress": "hidden"}
+    light: dict[str, Any] = {"works": False}
+    hidden: dict[str, Any] = {"show_progress": "hidden", "works": False}
     naming = ["label", "meaning", "speaker"]
     when(parts["files"].upload, _add, [*naming, "files"], ADDED, "said")
     when(parts["microphone"].stop_recording, _add, [*naming, "microphone"], ADDED, "said")
     when(parts["label"].change, _show_meaning, ["label"], ["meaning", "said"], "said", **hidden)
-    when(parts["meaning"].input, _set_meaning, ["label", "meaning"], CLIPS, "said")
-    # One at a time, as the synthesiser speaks in one thread at a time.
-    examples = {"concurrency_limit": 1}
-    when(parts["examples"].click, _add_examples, [], [*CLIPS, "recording"], "said", **examples)
-    when(parts["out"].click, _take_out, ["chosen"], CLIPS, "said")
+    when(parts["meaning"].input, _set_meaning, ["label", "meaning"], CLIPS, "said", **light)
+    when(parts["examples"].click, _add_examples, [], [*CLIPS, "recording"], "said")
+    when(parts["out"].click, _take_out, ["chosen"], CLIPS, "said", **light)
     when(parts["enrol"].click, _learn, ["answered"], ENROLLED, "enrolled")
     when(parts["model"].upload, _take_model, ["model"], ENROLLED, "enrolled")
     when(parts["recording"].change, _hold, ["recording"], RESULT, "recognised", **hidden)
-    everywhere = {"show_progress_on": [parts[name] for name in RESULT]}
+    everywhere: dict[str, Any] = {"show_progress_on": [parts[name] for name in RESULT]}
     heard = ["recording", "abstain"]
     when(parts["recognise"].click, _recognise, heard, RESULT, "recognised", **everywhere)
-    page.unload(forget)
+    page.unload(lambda: None)  # that there is such an event makes the page keep a connection
+
+
+async def _is_heard(visitor: Session) -> bool:
+    """Whether the page listens for the answer, as it does right after it has asked."""
+    for _ in range(round(WAIT / 0.05)):
+        if visitor.listening:
+            return True
+        await sleep(0.05)
+    return False

@@ -1,13 +1,16 @@
-"""What a visitor has given, and what is done with it."""
+"""What a visitor has given, for how long it is kept, and what is done with it."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.text import name_key, one_spelling
+from fmaml_jax.common.text import name_key, one_spelling, require_name
 from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.support import LabelledClip, read_clip_as
@@ -16,18 +19,185 @@ from fmaml_jax.web.examples import make_examples
 LONGEST_RECORDING = 3600.0
 """Seconds."""
 MOST_CLIPS = 1000
+LARGEST_MODEL = 64 << 20
+"""Bytes of a model file that is given; one of 2,048 coefficients has 21 million."""
+MOST_SAID = 10
+"""Files of which it is said, one by one, why they cannot be used."""
 NEW = "a new emotion"
 """What a label means that means nothing which the checkpoint knows."""
 
+GRACE = 60.0
+"""Seconds for which what a page has given is kept when it has no connection."""
+LEFT = 5.0
+"""Seconds without a connection after which a page's work ends."""
+MOST_PAGES, MOST_PAGES_OF_ADDRESS = 256, 32
+HALF_LIFE = 60.0
+"""Seconds after which work that was done for a visitor counts half."""
 
-@dataclasses.dataclass
+
+class LeftError(Exception):
+    """The page that something is done for is gone."""
+
+
+@dataclasses.dataclass(eq=False)
 class Session:
-    """What one page holds; `same_as` has the meanings of labels' keys, `NEW` among them."""
+    """What one page holds; `same_as` has the meanings of labels' keys, `NEW` among them.
 
+    It has `connections`, of which some are `listening` for answers, or none since the moment
+    `alone`. What changes its clips holds `lock`.
+    """
+
+    address: str = ""
     clips: list[LabelledClip] = dataclasses.field(default_factory=list)
     same_as: dict[str, str] = dataclasses.field(default_factory=dict)
     recogniser: Recogniser | None = None
     recording: Path | None = None
+    connections: int = 0
+    listening: int = 0
+    alone: float = dataclasses.field(default_factory=time.monotonic)
+    ended: bool = False
+    lock: threading.RLock = dataclasses.field(default_factory=threading.RLock)
+
+    @contextlib.contextmanager
+    def connected(self, listening: bool) -> Iterator[None]:
+        """While a connection of the page is open."""
+        self.connections += 1
+        self.listening += listening
+        try:
+            yield
+        finally:
+            self.connections -= 1
+            self.listening -= listening
+            self.alone = time.monotonic()
+
+    def is_left(self, seconds: float = LEFT) -> bool:
+        """Whether nobody has waited for so long for what is done for the page."""
+        lonely = not self.connections and time.monotonic() - self.alone > seconds
+        return self.ended or lonely
+
+    def end(self) -> None:
+        """Drops everything; what is still being done for the page ends soon, and leaves nothing."""
+        self.ended = True
+        keep_recording(self, None)
+        self.clips, self.recogniser = [], None
+
+
+class Sessions:
+    """Of all pages that are open or were a moment ago, by the number that Gradio gives each."""
+
+    def __init__(self):
+        self._of_pages: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._of_pages)
+
+    def __contains__(self, number: str) -> bool:
+        return number in self._of_pages
+
+    def find(self, number: str | None) -> Session | None:
+        """The session of a page; None where it never began or has ended."""
+        return self._of_pages.get(number or "")
+
+    def begin(self, number: str, address: str) -> Session | None:
+        """The session of a page, new where there is none; None where too many are open."""
+        if session := self.find(number):
+            return session
+        own = len(self.of_address(address))
+        if len(self._of_pages) >= MOST_PAGES or own >= MOST_PAGES_OF_ADDRESS:
+            return None
+        return self._of_pages.setdefault(number, Session(address))
+
+    def end_those_left(self, seconds: float = GRACE) -> None:
+        """Ends the sessions that have had no connection for so long."""
+        for number, session in list(self._of_pages.items()):
+            if session.is_left(seconds):
+                self._of_pages.pop(number).end()
+
+    def of_address(self, address: str) -> list[str]:
+        """The numbers of an address's pages."""
+        return [number for number, own in self._of_pages.items() if own.address == address]
+
+    def recordings(self) -> set[Path]:
+        """The files that are still needed."""
+        return {session.recording for session in self._of_pages.values() if session.recording}
+
+    def close(self) -> None:
+        """Ends all of them."""
+        while self._of_pages:
+            self._of_pages.popitem()[1].end()
+
+
+class Turns:
+    """Who works: `at_once` pages at a time, next the one that had the least of late.
+
+    A visitor's pages share what an address had, and so do visitors behind one address.
+    """
+
+    def __init__(self, at_once: int):
+        self._free = at_once
+        self._waiting: list[Session] = []
+        self._used: dict[Session | str, float] = {}
+        self._halved = time.monotonic()
+        self._condition = threading.Condition()
+
+    @contextlib.contextmanager
+    def turn(self, session: Session) -> Iterator[Callable[[], None]]:
+        """While the block runs it is the page's turn.
+
+        It gets a function that long work calls between its windows: others who had less than this
+        page are let work before it goes on.
+
+        Raises:
+            LeftError: the page is gone; the function raises it too.
+        """
+        begun: float | None = self._take(session)
+
+        def pass_on() -> None:
+            nonlocal begun
+            if session.is_left():
+                raise LeftError
+            if self._waiting and begun is not None:
+                self._give(session, begun)
+                begun = None
+                begun = self._take(session)
+
+        try:
+            yield pass_on
+        finally:
+            if begun is not None:
+                self._give(session, begun)
+
+    def _take(self, session: Session) -> float:
+        with self._condition:
+            self._waiting.append(session)
+            try:
+                while not (self._free and self._next() is session):
+                    self._condition.wait(1.0)
+                    if session.is_left():
+                        raise LeftError
+            finally:
+                self._waiting.remove(session)
+            self._free -= 1
+            self._condition.notify_all()
+            return time.monotonic()
+
+    def _next(self) -> Session:
+        def had(session: Session) -> tuple[float, float]:
+            return self._used.get(session.address, 0.0), self._used.get(session, 0.0)
+
+        return min(self._waiting, key=had)
+
+    def _give(self, session: Session, begun: float) -> None:
+        with self._condition:
+            now = time.monotonic()
+            if now - self._halved > HALF_LIFE:
+                halves = ((key, seconds / 2) for key, seconds in self._used.items())
+                self._used = {key: half for key, half in halves if half > 0.01}
+                self._halved = now
+            for key in (session, session.address):
+                self._used[key] = self._used.get(key, 0.0) + now - begun
+            self._free += 1
+            self._condition.notify_all()
 
 
 def add_clips(
@@ -37,48 +207,97 @@ def add_clips(
     label: str,
     meaning: str,
     speaker: str,
+    pass_on: Callable[[], None] = lambda: None,
 ) -> tuple[list[LabelledClip], list[str]]:
     """Reads clips of one label into the session, and removes their files.
 
     Names are spelled as the session has them already.
 
+    Args:
+        session: the visitor's.
+        start: what the clips are described for.
+        paths: of their files.
+        label: of all of them.
+        meaning: of the label, or `NEW`.
+        speaker: "" where unknown.
+        pass_on: is called between two clips, see `Turns`.
+
     Returns:
-        The clips, and a sentence for each file that cannot be used.
+        The clips, and a sentence for each of the first files that cannot be used.
     """
-    *_, label = one_spelling([*(clip.label for clip in session.clips), label])
-    *_, speaker = one_spelling([*(clip.speaker for clip in session.clips), speaker])
     added, errors = [], []
-    for path in paths:
-        try:
+    try:
+        with session.lock:
             if not name_key(label):
                 raise UserError("name the emotion first, then give its clips")
-            if len(session.clips) >= MOST_CLIPS:
-                raise UserError(f"{MOST_CLIPS} clips are enough; take some out first")
-            clip = read_clip_as(path, label, start, speaker=speaker)
-        except UserError as error:
-            errors.append(str(error))
-            continue
-        finally:
-            path.unlink(missing_ok=True)
-        session.clips.append(clip)
-        session.same_as[name_key(clip.label)] = meaning
-        added.append(clip)
+            *_, label = one_spelling([*(clip.label for clip in session.clips), label])
+            *_, speaker = one_spelling([*(clip.speaker for clip in session.clips), speaker])
+            require_name(label, "label")
+            require_name(speaker, "speaker")
+            for path in paths:
+                if len(session.clips) >= MOST_CLIPS:
+                    raise UserError(f"{MOST_CLIPS} clips are enough; take some out first")
+                try:
+                    clip = read_clip_as(path, label, start, speaker=speaker)
+                except UserError as error:
+                    errors.append(str(error))
+                else:
+                    session.clips.append(clip)
+                    session.same_as[name_key(clip.label)] = meaning
+                    added.append(clip)
+                remove(path)
+                pass_on()
+    except UserError as error:
+        errors.insert(0, str(error))
+    finally:
+        for path in paths:
+            remove(path)
+    if (more := len(errors) - MOST_SAID) > 0:
+        errors[MOST_SAID:] = [f"{more} more files cannot be used"]
     return added, errors
+
+
+def set_meaning(session: Session, label: str, meaning: str) -> None:
+    """Says what a label means whose clips there are."""
+    with session.lock:
+        if name_key(label) in {name_key(clip.label) for clip in session.clips}:
+            session.same_as[name_key(label)] = meaning
+
+
+def take_out(session: Session, chosen: Sequence[str]) -> None:
+    """Takes out clips by their digest, or "all LABEL"."""
+    with session.lock:
+        session.clips = [
+            clip
+            for clip in session.clips
+            if clip.digest not in chosen and f"all {clip.label}" not in chosen
+        ]
+
+
+def remove(path: Path) -> None:
+    """Removes a file, and the folder that it was alone in."""
+    path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        path.parent.rmdir()
 
 
 def add_examples(session: Session, start: Start, folder: str) -> Path:
     """Adds synthetic clips, and a recording below the folder."""
     clips, recording = make_examples(start, folder)
-    session.clips += [clip for clip in clips if clip not in session.clips]
-    keep_recording(session, recording)
+    with session.lock:
+        digests = {clip.digest for clip in session.clips}
+        session.clips += [clip for clip in clips if clip.digest not in digests]
+        keep_recording(session, recording)
     return recording
 
 
 def keep_recording(session: Session, recording: Path | None) -> None:
     """The session's recording is this one from now on; the one before it is removed."""
     if session.recording and session.recording != recording:
-        session.recording.unlink(missing_ok=True)
+        remove(session.recording)
     session.recording = recording
+    if session.ended and recording:  # while the page was being closed
+        remove(recording)
 
 
 def learn(session: Session, start: Start, answered: Sequence[str]) -> Recogniser:
@@ -87,18 +306,25 @@ def learn(session: Session, start: Start, answered: Sequence[str]) -> Recogniser
     Raises:
         UserError: see `enrol`.
     """
-    labels = {name_key(clip.label) for clip in session.clips}
-    session.recogniser = enrol(
+    with session.lock:
+        clips, meanings = list(session.clips), dict(session.same_as)
+    labels = {name_key(clip.label) for clip in clips}
+    recogniser = enrol(
         start,
-        session.clips,
+        clips,
         same_as={
             label: meaning
-            for label, meaning in session.same_as.items()
+            for label, meaning in meanings.items()
             if label in labels and meaning != NEW
         },
         without=[name for name in start.fixed if name not in answered],
     )
-    return session.recogniser
+    return _hold(session, recogniser)
+
+
+def _hold(session: Session, recogniser: Recogniser) -> Recogniser:
+    session.recogniser = None if session.ended else recogniser
+    return recogniser
 
 
 def take_model(session: Session, path: str | None) -> Recogniser:
@@ -110,12 +336,13 @@ def take_model(session: Session, path: str | None) -> Recogniser:
     if not path:
         raise UserError("give the file of a model first")
     try:
-        session.recogniser = load(path)
+        if Path(path).stat().st_size > LARGEST_MODEL:
+            raise UserError(f"{Path(path).name} is larger than any model; choose another file")
+        return _hold(session, load(path))
     except UserError as error:
         raise _of_upload(error, path) from error
     finally:
-        Path(path).unlink(missing_ok=True)
-    return session.recogniser
+        remove(Path(path))
 
 
 def recognise(
@@ -124,12 +351,13 @@ def recognise(
     abstain: float,
     report: Callable[[float], Any],
 ) -> Prediction:
-    """What the session's recogniser hears; `report` is told the share that is done.
+    """What the session's recogniser hears; `report` is told the share that is done, often.
 
     Raises:
         UserError: there is no recogniser, no recording, or none of a length that is taken.
     """
-    if session.recogniser is None:
+    recogniser = session.recogniser
+    if recogniser is None:
         raise UserError("there is nothing to recognise with yet; enrol in step 2")
     if not path:
         raise UserError("give a recording first: drop a file, or record one")
@@ -138,17 +366,26 @@ def recognise(
         seconds = probe(path).seconds
     except AudioError as error:
         raise UserError(f"{name} cannot be used: {error}") from error
-    if seconds > LONGEST_RECORDING:
-        raise UserError(
-            f"{name} lasts {seconds / 60:,.0f} minutes, and this page takes "
-            f"{LONGEST_RECORDING / 60:.0f} at most; cut it, or use python -m fmaml_jax.predict"
-        )
+
+    def require_short(seconds: float) -> None:
+        if seconds > LONGEST_RECORDING:
+            raise UserError(
+                f"{name} lasts {seconds / 60:,.0f} minutes or more, and this page takes "
+                f"{LONGEST_RECORDING / 60:.0f} at most; cut it, or use python -m fmaml_jax.predict"
+            )
+
+    def look(decoded: float) -> None:
+        require_short(decoded)  # its header may say nothing, or something else
+        report(0.0)
+
+    require_short(seconds)
     try:
         found = predict(
-            session.recogniser,
+            recogniser,
             path,
             abstain=abstain,
             report=lambda done: report(min(1.0, done / seconds) if seconds else 0.0),
+            look=look,
         )
     except UserError as error:
         raise _of_upload(error, path) from error
