@@ -27,7 +27,7 @@ from tests.test_prepare import ROOT, SHARED, needs_shared
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="requirements-web.txt is not there")
 pytest.importorskip("gradio", reason="requirements-web.txt is not there")
-from fmaml_jax.web.server import LARGEST_UPLOAD, SERVED  # noqa: E402, after what it needs
+from fmaml_jax.web.guard import LARGEST_UPLOAD, SERVED  # noqa: E402, after what it needs
 
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [

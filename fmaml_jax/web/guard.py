@@ -115,6 +115,8 @@ class Guard:
                 headers["Content-Security-Policy"] = POLICY
                 headers["Referrer-Policy"] = "no-referrer"
                 headers["X-Content-Type-Options"] = "nosniff"
+                if body.is_owed():
+                    headers["Connection"] = "close"  # the rest of it is of no use
             await send(message)
 
         address = (scope["client"] or ("",))[0]
@@ -126,7 +128,6 @@ class Guard:
             body.refused = False
             if not begun:
                 said = JSONResponse({"detail": str(refused)}, refused.status)
-                said.headers["Connection"] = "close"  # whatever of the body is still to come
                 await said(scope, receive, answer)
         except ClientDisconnect:  # an upload that broke off
             pass
@@ -157,13 +158,14 @@ class Guard:
         if self._password and (response := await self._let_in(scope, headers, body, address)):
             yield response
         elif path == UPLOAD:
-            if self._uploads[address] >= MOST_UPLOADS:
-                raise _RefusedError(429, "Too many uploads at once.")
             if said := self._room(address):
                 raise _RefusedError(507, said)
             if not re.fullmatch(rb"(upload_id=\w{1,40})?", scope["query_string"]):
                 raise _RefusedError(400, "No upload.")
+            while self._uploads[address] >= MOST_UPLOADS:
+                await asyncio.sleep(0.05)
             self._uploads[address] += 1
+            body.begun = time.monotonic()
             try:
                 yield self._app
             finally:
@@ -209,7 +211,7 @@ class Guard:
 
     def _session(self, scope: Scope, address: str) -> Session:
         """That of the page which a connection is of; a page's first heartbeat begins it."""
-        query = parse_qs(scope["query_string"].decode("latin-1"))
+        query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         path = scope["path"]
         number = query.get("session_hash", [""])[0]
         if path.startswith(_LIVES):
@@ -285,14 +287,14 @@ def is_loopback(host: str) -> bool:
 class _Body:
     """The body of a request, which may neither be longer than it is bound to nor come too slowly.
 
-    It has been `refused` where it was.
+    It has been `refused` where it was, and `begun` to be read.
     """
 
     def __init__(self, receive: Receive):
         self._receive = receive
         self._most = self._size = 0
-        self._begun = time.monotonic()
-        self._complete = False
+        self.begun = time.monotonic()
+        self._complete = self._expected = False
         self._content: bytes | None = None
         self.refused = False
 
@@ -300,6 +302,7 @@ class _Body:
         """Takes so many bytes at most; where more are announced, none."""
         self._most = most
         length = headers.get("content-length", "0")
+        self._expected = length != "0" or "transfer-encoding" in headers
         if not length.isdigit() or int(length) > most:
             self._refuse(413, f"At most {most >> 10:,} kB are taken at once.")
 
@@ -310,7 +313,7 @@ class _Body:
             return {"type": "http.request", "body": content, "more_body": False}
         if self._complete:  # what comes now is that the visitor has gone
             return await self._receive()
-        left = self._begun + BODY_SECONDS + self._size / LEAST_RATE - time.monotonic()
+        left = self.begun + BODY_SECONDS + self._size / LEAST_RATE - time.monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.0, left))
         except TimeoutError:
@@ -320,6 +323,10 @@ class _Body:
         if self._size > self._most:
             self._refuse(413, f"At most {self._most >> 10:,} kB are taken at once.")
         return message
+
+    def is_owed(self) -> bool:
+        """Whether some of it is still to come."""
+        return self._expected and not self._complete
 
     async def read(self) -> bytes:
         """All of it, which can be received all the same."""

@@ -44,7 +44,7 @@ MOST_STORED_OF_ADDRESS, MOST_STORED, LEAST_FREE = 2 << 30, 8 << 30, 1 << 30
 SWEEP_SECONDS = 2.0
 STOP_SECONDS = 5.0
 """For what is being done, when the server ends."""
-_PREFIX = "fmaml_jax_"
+_PREFIX = "fmaml_jax_page_"
 _ADDRESS: ContextVar[str] = ContextVar("address", default="")
 
 
@@ -205,11 +205,12 @@ _SALT = secrets.token_hex()
 def _stored(folder: Path, address: str) -> tuple[int, int]:
     """Bytes of an address's uploads, and of all."""
     own = stored = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            size = path.stat().st_size if path.is_file() else 0
-            stored += size
-            own += size * path.parent.name.startswith(_mark(address))
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size = os.stat(os.path.join(parent, name)).st_size
+                stored += size
+                own += size * Path(parent).name.startswith(_mark(address))
     return own, stored
 
 
@@ -338,14 +339,11 @@ async def _drop_unfetched(page: gr.Blocks, sessions: Sessions, unheard: dict[str
 def _remove_unused(page: gr.Blocks, folder: Path, kept: set[Path]) -> None:
     """Files that no page holds after a while, folders without one, and the lists of both."""
     now = time.time()
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before it
-        with contextlib.suppress(OSError):
-            unused = now - path.lstat().st_mtime > UNUSED
-            if path.is_dir():
-                if unused:
-                    path.rmdir()
-            elif unused and path not in kept:
-                path.unlink()
+    for parent, folders, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in (*names, *folders)):
+            with contextlib.suppress(OSError):
+                if path not in kept and now - path.lstat().st_mtime > UNUSED:
+                    path.rmdir() if path.is_dir() else path.unlink()
     for paths in page.temp_file_sets:
         paths -= {path for path in list(paths) if not os.path.exists(path)}
 

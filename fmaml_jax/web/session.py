@@ -107,10 +107,10 @@ class Sessions:
             return None
         return self._of_pages.setdefault(number, Session(address))
 
-    def end_those_left(self, seconds: float = GRACE) -> None:
-        """Ends the sessions that have had no connection for so long."""
+    def end_those_left(self) -> None:
+        """Ends the sessions that have had no connection for `GRACE`."""
         for number, session in list(self._of_pages.items()):
-            if session.is_left(seconds):
+            if session.is_left(GRACE):
                 self._of_pages.pop(number).end()
 
     def of_address(self, address: str) -> list[str]:
