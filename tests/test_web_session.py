@@ -89,9 +89,20 @@ def test_an_address_has_so_many_pages(monkeypatch):
     monkeypatch.setattr(sessions_of_pages, "MOST_PAGES", 3)
     sessions = Sessions()
     pages = [("a", "1"), ("b", "1"), ("c", "1"), ("d", "2"), ("e", "3"), ("a", "1")]
-    begun = [sessions.begin(*page) is not None for page in pages]
+    begun = []
+    for number, address in pages:
+        session = sessions.begin(number, address)
+        begun.append(session is not None)
+        if session:
+            session.connections = 1
     assert begun == [True, True, False, True, False, True]
     assert sessions.of_address("1") == ["a", "b"]
+    sessions.find("a").connections = 0
+    assert sessions.begin("c", "1")
+    assert sessions.of_address("1") == ["b", "c"]
+    sessions.find("d").connections = 0
+    assert sessions.begin("e", "3")
+    assert sessions.find("d") is None
 
 
 def test_files_are_gone_when_they_were_read_and_what_is_too_much_is_said_once(start, tmp_path):

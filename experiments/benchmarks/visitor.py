@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import secrets
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ class Visitor:
     def __init__(self, port: int, alive: bool = True):
         self.port = port
         self.number = secrets.token_hex(6)
-        self._heartbeats: list[http.client.HTTPConnection] = []
+        self._heartbeats: list[tuple[http.client.HTTPConnection, http.client.HTTPResponse]] = []
         if alive:
             self.beat()
 
@@ -34,13 +35,18 @@ class Visitor:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         path = f"/gradio_api/heartbeat/{self.number}" + "?again" * again
         connection.request("GET", path)
-        status = connection.getresponse().status
-        self._heartbeats.append(connection)
-        return status
+        answer = connection.getresponse()
+        self._heartbeats.append((connection, answer))
+        return answer.status
 
     def drop(self) -> None:
         """Loses one connection."""
-        _hang_up(self._heartbeats.pop())
+        connection, answer = self._heartbeats.pop()
+        if connection.sock is not None:
+            with contextlib.suppress(OSError):
+                connection.sock.shutdown(socket.SHUT_RDWR)
+        answer.close()
+        connection.close()
 
     def close(self) -> None:
         """Closes the page."""
@@ -92,12 +98,13 @@ class Visitor:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
         with contextlib.closing(connection):
             connection.request("GET", f"/gradio_api/queue/data?session_hash={self.number}")
-            for line in connection.getresponse():
-                if line.startswith(b"data:"):
-                    message = json.loads(line[5:])
-                    yield message
-                    if message["msg"] == "close_stream":
-                        return
+            with connection.getresponse() as answer:
+                for line in answer:
+                    if line.startswith(b"data:"):
+                        message = json.loads(line[5:])
+                        yield message
+                        if message["msg"] == "close_stream":
+                            return
 
     def do(self, action: str, *inputs: Any) -> dict[str, Any]:
         """Does an action and waits for it: its output, by Gradio."""
@@ -143,14 +150,6 @@ class Visitor:
                 if action == elem or (kind == "button" and action == value):
                     return dependency["id"]
         raise KeyError(action)
-
-
-def _hang_up(connection: http.client.HTTPConnection) -> None:
-    sock = connection.sock
-    if sock is not None:
-        with contextlib.suppress(OSError):
-            sock.shutdown(2)
-    connection.close()
 
 
 def multipart(files: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[str, str]]:

@@ -52,6 +52,32 @@ td, .note {{overflow-wrap: break-word}}
 .forgotten {{position: sticky; top: 0; z-index: 9; background: var(--body-background-fill)}}
 """
 HEAD = """<script>
+// Gradio's place for sound takes no files that are called video, as recorders of phones call sound.
+(() => {
+  const place = (event) => event.target.closest?.("#recording")?.querySelector("input[type=file]");
+  const other = (file) => file.type.startsWith("video/") || !file.type;
+  document.addEventListener("click", (event) => {
+    if (event.target == place(event)) event.target.accept += ",video/*";
+  }, true);
+  document.addEventListener("change", (event) => {
+    const input = place(event);
+    if (event.target != input || ![...input.files].some(other)) return;
+    const given = new DataTransfer();
+    for (const file of input.files) {
+      const type = "audio/" + (file.type.split("/")[1] || "unknown");
+      given.items.add(other(file) ? new File([file], file.name, { type }) : file);
+    }
+    input.files = given.files;
+  }, true);
+  document.addEventListener("drop", (event) => {
+    const input = place(event);
+    if (!input || ![...event.dataTransfer.files].some(other)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  }, true);
+})();
 // Gradio opens a page's connection once: where it is lost, what was given would be forgotten soon.
 (() => {
   const ask = window.fetch;

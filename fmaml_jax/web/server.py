@@ -175,6 +175,7 @@ def _guarded(start: Start, host: str, token: str, folder: str, sessions: Session
         css=STYLE,
         head=HEAD,
     )
+    page.has_launched = True  # only then are files looked at, whether they were uploaded
 
     def waiting(number: str) -> int:
         return len(page._queue.pending_event_ids_session.get(number, ()))
@@ -305,7 +306,7 @@ async def _sweep(page: gr.Blocks, folder: Path, sessions: Sessions) -> None:
 
 def _drop_states(page: gr.Blocks, sessions: Sessions) -> None:
     """What Gradio keeps of pages that are gone, and of those that never were."""
-    queue, holder = page._queue, page.app.state_holder
+    queue, holder = page._queue, page.state_holder
     kept = (
         *(holder.session_data, holder.time_last_used, page.pending_streams),
         *(page.pending_diff_streams, queue.pending_messages_per_session),

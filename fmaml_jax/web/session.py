@@ -99,13 +99,26 @@ class Sessions:
         return self._of_pages.get(number or "")
 
     def begin(self, number: str, address: str) -> Session | None:
-        """The session of a page, new where there is none; None where too many are open."""
+        """The session of a page, new where there is none; None where too many are open.
+
+        Those that were open a moment ago make room for others.
+        """
         if session := self.find(number):
             return session
-        own = len(self.of_address(address))
-        if len(self._of_pages) >= MOST_PAGES or own >= MOST_PAGES_OF_ADDRESS:
+        own = self.of_address(address)
+        if len(own) >= MOST_PAGES_OF_ADDRESS:
+            self._end_longest_alone(own)
+        elif len(self._of_pages) >= MOST_PAGES:
+            self._end_longest_alone(list(self._of_pages))
+        own = self.of_address(address)
+        if len(self._of_pages) >= MOST_PAGES or len(own) >= MOST_PAGES_OF_ADDRESS:
             return None
         return self._of_pages.setdefault(number, Session(address))
+
+    def _end_longest_alone(self, numbers: list[str]) -> None:
+        alone = [number for number in numbers if not self._of_pages[number].connections]
+        if alone:
+            self._of_pages.pop(min(alone, key=lambda number: self._of_pages[number].alone)).end()
 
     def end_those_left(self) -> None:
         """Ends the sessions that have had no connection for `GRACE`."""
