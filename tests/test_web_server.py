@@ -1,5 +1,6 @@
 """The web page's server without a browser: what it keeps of whom, and how it ends."""
 
+import asyncio
 import json
 import os
 import signal
@@ -44,6 +45,8 @@ def served(start, tmp_path_factory):
     patch.setattr(web_server, "UNFETCHED", 0.5)
     patch.setattr(web_server, "SWEEP_SECONDS", 0.1)
     patch.setattr(web_page, "WAIT", 1.0)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)  # Gradio asks for one, and would leave its own open
     kept = []
     make_page = web_server.make_page
     patch.setattr(web_server, "make_page", lambda *given: kept.append(make_page(*given)) or kept[0])
@@ -59,8 +62,9 @@ def served(start, tmp_path_factory):
     port = listening.getsockname()[1]
     yield SimpleNamespace(port=port, folder=folder, sessions=sessions, page=kept[0])
     server.should_exit = True
-    server.force_exit = True
     thread.join(10)
+    loop.close()
+    asyncio.set_event_loop(None)
     patch.undo()
 
 
@@ -325,6 +329,8 @@ def test_a_signal_ends_it_in_order_while_it_works(trained, tmp_path, number, cod
     if number == signal.SIGINT:
         process.send_signal(number)  # pressed twice
     _, errors = process.communicate(timeout=20)
+    listening.close()
+    visitor.close()
     assert (process.returncode, errors) == (code, said)
     assert not list(tmp_path.glob("fmaml_jax_page_*"))
 

@@ -113,8 +113,14 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
         raise UserError(
-            f"cannot serve at {host}:{port} ({error.strerror}); choose another --port or --host"
+            f"cannot serve at {host}:{port} ({_reason(error)}); choose another --port or --host"
         ) from error
+
+
+def _reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "no such host"
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def _allow_files() -> None:
