@@ -9,6 +9,7 @@ remains. Before that, `--visitors` enrol and recognise at once, beside one alone
 Clips are synthetic speech; nothing is random.
 """
 
+import base64
 import http.client
 import io
 import json
@@ -19,9 +20,11 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -230,22 +233,20 @@ def attacks(clips: list[tuple[str, np.ndarray]]) -> Iterator[Attack]:
         given = [visitor.give("hour.wav", hour) for visitor in busy]
         fifth = enrolled(server)
         clip = fifth.give("a.wav", wav(sound))
+        listening = []
         for visitor, recording in zip(busy, given, strict=True):
             visitor.join("Recognise", recording, 0)
-            listening = visitor.listen()
-            next(listening)
-            visitor.listening = listening  # type: ignore[attr-defined]
+            listening.append(visitor.listen())
+            next(listening[-1])
         seconds = [timed(fifth.recognise, clip)[0] for _ in range(3)]
-        for visitor in busy:
-            visitor.listening.close()  # type: ignore[attr-defined]
+        for visitor, listens in zip(busy, listening, strict=True):
+            listens.close()
             visitor.close()
-        begun = time.process_time()
         time.sleep(10)
         used = [_cpu(server.process.pid)]
         time.sleep(3)
         used.append(_cpu(server.process.pid))
         fifth.close()
-        del begun
         return (
             f"a clip beside them takes {max(seconds):.1f} s; "
             f"{used[1] - used[0]:.1f} s of CPU in 3 s, 10 s after they are closed"
@@ -347,8 +348,6 @@ def _table(server: Server, visitor: Visitor) -> str:
 
 
 def _model_of(said: str) -> bytes:
-    import base64
-
     encoded = said.split('download=\\"my.model\\" href=\\"data:application/octet-stream;base64,', 1)
     return base64.b64decode(encoded[1].split('\\"', 1)[0])
 
@@ -375,27 +374,31 @@ def _cpu(process: int) -> float:
 
 
 def crowd(server: Server, clips: list[tuple[str, np.ndarray]], visitors: int) -> list[list[str]]:
-    """Seconds that each of so many visitors waits, the 95th percentile, beside one alone."""
+    """Seconds that each of so many visitors waits, the 95th percentile, beside one alone.
 
-    def visit(place: int) -> tuple[list[float], list[float]]:
+    All enrol at once, and when the last has, all recognise.
+    """
+
+    def visit(place: int, meet: threading.Barrier) -> tuple[list[float], list[float]]:
         visitor = Visitor(server.port)
         for label in sorted({label for label, _ in clips}):
             own = [samples for name, samples in clips if name == label]
             each = [own_clip(100 * place + index, samples) for index, samples in enumerate(own)]
             visitor.add(label, *each)
+        meet.wait()
         enrolments = [timed(visitor.enrol)[0]]
         recording = visitor.give("a.wav", wav(clips[place % len(clips)][1]))
+        meet.wait()
         recognitions = [timed(visitor.recognise, recording)[0] for _ in range(10)]
         visitor.close()
         return enrolments, recognitions
 
-    visit(0)  # so that all programs are compiled
+    visit(0, threading.Barrier(1))  # so that all programs are compiled
     rows = [["visitors", "enrol, s", "recognise, s"]]
     for number in (1, visitors):
         before = _cpu(server.process.pid)
-        seconds, found = timed(
-            together, [lambda place=place: visit(place) for place in range(number)]
-        )
+        meet = threading.Barrier(number)
+        seconds, found = timed(together, [partial(visit, place, meet) for place in range(number)])
         used = (_cpu(server.process.pid) - before) / seconds
         both = zip(*found, strict=True)
         worst = [np.percentile(np.concatenate(kind), 95) for kind in both]
@@ -415,12 +418,11 @@ def main() -> None:
         try:
             rows = crowd(server, clips, args.visitors)
             print(text_table(rows), flush=True)
-            _settle(server)
+            if args.attacks:
+                _settle(server)
             idle, _ = server.memory()
             print(f"\nidle: {idle:.0f} MB; MB above it, and of disk:\n", flush=True)
-            for attack in attacks(clips):
-                if args.only and args.only not in attack.name:
-                    continue
+            for attack in attacks(clips) if args.attacks else ():
                 server.memory()
                 seconds, said = timed(attack.run, server)
                 now, most = server.memory()
@@ -431,7 +433,7 @@ def main() -> None:
                     f"{disk:.0f} in {number} files; {seconds:.0f} s; {said}{verdict}",
                     flush=True,
                 )
-            time.sleep(args.wait)
+            time.sleep(args.wait if args.attacks else 0)
             now, _ = server.memory()
             disk, number = server.disk()
             verdict = "" if now - idle < REMAINING and not number else "  TOO MUCH"
@@ -455,7 +457,7 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
     flags.DEFINE_integer("visitors", 10, "Visitors at once.", 1)
     flags.DEFINE_float("wait", 200, "Seconds between the last page and the last figures.", 0)
-    flags.DEFINE_string("only", "", "Runs the attacks alone that have this in their name.")
+    flags.DEFINE_boolean("attacks", True, "False: nothing but the visitors.")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,7 @@ class Visitor:
             except (ConnectionResetError, http.client.RemoteDisconnected):
                 return 0, b""
 
+    @cached_property
     def config(self) -> dict[str, Any]:
         """What the page is told that it consists of."""
         return json.loads(self.ask("GET", "/config")[1])
@@ -139,7 +141,7 @@ class Visitor:
 
     def _index(self, action: str) -> int:
         """The number of the event that a component of this name or label triggers."""
-        config = self.config()
+        config = self.config
         parts = {
             part["id"]: (part["props"].get("elem_id"), part["props"].get("value"), part["type"])
             for part in config["components"]

@@ -9,4 +9,9 @@ content security policy enforces.
 
 import os
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before Gradio reads it
+# Before Gradio reads them. Of its last ten thousand actions it would make a table after each.
+os.environ |= {
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "GRADIO_ANALYTICS_MAX_EVENTS": "1",
+    "GRADIO_ANALYTICS_CACHE_FREQUENCY": str(10**9),
+}
