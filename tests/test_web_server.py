@@ -1,6 +1,7 @@
 """The web page's server without a browser: what it keeps of whom, and how it ends."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,8 +32,19 @@ from fmaml_jax.web.guard import Connection
 from fmaml_jax.web.session import Sessions
 from tests.test_prepare import ROOT, noise
 
-# Of Gradio's own dependencies.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    # Of Gradio's own dependencies, and of event loops that it leaves open.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def drop_loops():
+    """Event loops that Gradio asked for, and left open."""
+    asyncio.set_event_loop(None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +58,6 @@ def served(start, tmp_path_factory):
     patch.setattr(web_server, "UNFETCHED", 0.5)
     patch.setattr(web_server, "SWEEP_SECONDS", 0.1)
     patch.setattr(web_page, "WAIT", 1.0)
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)  # Gradio asks for one, and would leave its own open
     kept = []
     make_page = web_server.make_page
     patch.setattr(web_server, "make_page", lambda *given: kept.append(make_page(*given)) or kept[0])
@@ -60,12 +71,12 @@ def served(start, tmp_path_factory):
     while not server.started:
         time.sleep(0.01)
     port = listening.getsockname()[1]
+    drop_loops()
     yield SimpleNamespace(port=port, folder=folder, sessions=sessions, page=kept[0])
     server.should_exit = True
     thread.join(10)
-    loop.close()
-    asyncio.set_event_loop(None)
     patch.undo()
+    drop_loops()
 
 
 def wait_until(holds, seconds=10):

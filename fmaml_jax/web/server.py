@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import gc
 import hashlib
 import os
 import resource
@@ -23,6 +24,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
+import jax
 import uvicorn
 from fastapi import FastAPI
 from gradio import processing_utils, queueing, route_utils, routes, state_holder
@@ -307,6 +309,8 @@ async def _sweep(page: gr.Blocks, folder: Path, sessions: Sessions) -> None:
         await _drop_unfetched(page, sessions, unheard)
         await asyncio.to_thread(_remove_unused, page, folder, sessions.recordings())
         if len(sessions) < before:
+            if not len(sessions):
+                jax.clear_caches()  # programs for numbers of classes that the next will not have
             _trim()
 
 
@@ -357,5 +361,6 @@ def _remove_unused(page: gr.Blocks, folder: Path, kept: set[Path]) -> None:
 
 def _trim() -> None:
     """Gives memory that is free back to the system, which glibc would keep."""
+    gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
