@@ -380,18 +380,19 @@ def recognise(
     except AudioError as error:
         raise UserError(f"{name} cannot be used: {error}") from error
 
-    def require_short(seconds: float) -> None:
-        if seconds > LONGEST_RECORDING:
-            raise UserError(
-                f"{name} lasts {seconds / 60:,.0f} minutes or more, and this page takes "
-                f"{LONGEST_RECORDING / 60:.0f} at most; cut it, or use python -m fmaml_jax.predict"
-            )
+    longest = f"{LONGEST_RECORDING / 60:.0f}"
+    remedy = "cut it, or use python -m fmaml_jax.predict"
+    if seconds > LONGEST_RECORDING:
+        raise UserError(
+            f"{name} lasts {seconds / 60:,.0f} minutes, and this page takes {longest} at most; "
+            f"{remedy}"
+        )
 
     def look(decoded: float) -> None:
-        require_short(decoded)  # its header may say nothing, or something else
+        if decoded > LONGEST_RECORDING:  # of which its header says nothing, or something else
+            raise UserError(f"{name} lasts more than {longest} minutes; {remedy}")
         report(0.0)
 
-    require_short(seconds)
     try:
         found = predict(
             recogniser,
