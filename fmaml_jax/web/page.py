@@ -81,13 +81,14 @@ HEAD = """<script>
 // Gradio opens a page's connection once: where it is lost, what was given would be forgotten soon.
 (() => {
   const ask = window.fetch;
-  async function hold(url, options) {
-    while (!options?.signal?.aborted) {
-      await new Promise((done) => setTimeout(done, 3000));
+  let held = false;
+  async function hold(address) {
+    for (;;) {
+      await new Promise((done) => setTimeout(done, 10000));
       try {
-        const answer = await ask(url + "?again", options);
+        const answer = await ask(address);
         if (answer.status == 410) return forgotten();
-        for (const reader = answer.body.getReader(); !(await reader.read()).done; );
+        answer.body.cancel();
       } catch {}
     }
   }
@@ -96,20 +97,16 @@ HEAD = """<script>
     said.className = "note forgotten";
     said.setAttribute("role", "alert");
     said.textContent = "The server has forgotten this page, or was started anew: reload it.";
-    document.body.prepend(said);
+    document.querySelector(".gradio-container").prepend(said);
   }
-  window.fetch = async (url, options) => {
-    const answer = await ask(url, options);
-    const held = String(url?.url ?? url);
-    if (!held.includes("/gradio_api/heartbeat/") || !answer.body) return answer;
-    const [own, watched] = answer.body.tee();
-    (async () => {
-      try {
-        for (const reader = watched.getReader(); !(await reader.read()).done; );
-      } catch {}
-      hold(held, options);
-    })();
-    return new Response(own, answer);
+  window.fetch = (url, options) => {
+    const address = String(url?.url ?? url);
+    const number = /queue\\/data\\?session_hash=(\\w+)/.exec(address)?.[1];
+    if (number && !held) {
+      held = true;
+      hold(address.replace(/queue\\/data.*/, `heartbeat/${number}?again`));
+    }
+    return ask(url, options);
   };
 })();
 </script>"""
