@@ -1,8 +1,9 @@
 """Labelled clips -> recogniser; recogniser and sound file -> prediction."""
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,7 @@ def predict(
         abstain: probability from 0 to 1 below which the answer is "unsure".
         executor: describes stretches of a recording at the same time, such as a
             `fmaml_jax.common.processes.process_pool`; the result is the same. An encoder, which
-            has all cores or an accelerator to itself, does without.
+            has all cores or an accelerator, does without: one thread hears with it.
         report: is told the seconds of the recording that are done, again and again.
 
     Returns:
@@ -93,8 +94,7 @@ def predict(
     """
     if not 0 <= abstain <= 1:  # false for NaN
         raise UserError(f"abstain={abstain} is no probability; give a number from 0 to 1")
-    if isinstance(recogniser.feature_config, AnyEncoderConfig):
-        executor = None
+    encoder = isinstance(recogniser.feature_config, AnyEncoderConfig)
     far: list[bool] = []
 
     def classify(features: Float32[np.ndarray, "clips time coeffs"]) -> np.ndarray:
@@ -103,7 +103,10 @@ def predict(
 
     try:
         # The products of one window are too small to be shared among cores.
-        with threadpool_limits(1):
+        with (
+            threadpool_limits(1),
+            _thread() if encoder else contextlib.nullcontext(executor) as executor,
+        ):
             found = predict_file(
                 os.fspath(path),
                 recogniser.classes,
@@ -118,3 +121,13 @@ def predict(
     if QUIET not in found.warnings and 2 * sum(far) > len(far):
         found = found._replace(warnings=(*found.warnings, FAR_FROM_SPEECH))
     return found
+
+
+@contextlib.contextmanager
+def _thread() -> Iterator[Executor]:
+    """A thread that takes up nothing more once the block has ended."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)
