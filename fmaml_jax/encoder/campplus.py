@@ -103,9 +103,9 @@ def _room(length: int) -> int:
     return -(-length // 2) * 2 + PAUSE
 
 
-def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]]) -> Clips:
-    """Lays the clips of one group of `deal` end to end."""
-    needed = sum(_room(len(clip)) for clip in energies) - PAUSE
+def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]], least: int = 0) -> Clips:
+    """Lays the clips of one group of `deal` end to end, in one of `FRAMES` that is `least` long."""
+    needed = max(least, sum(_room(len(clip)) for clip in energies) - PAUSE)
     frames = next(length for length in FRAMES if length >= needed)
     steps = frames // 2
     joined, heard = np.zeros((frames, MELS), np.float32), np.zeros(frames, bool)

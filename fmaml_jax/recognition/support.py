@@ -44,7 +44,7 @@ LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
 ROUNDED = 0.1
 """Seconds by which a part may end after its file, or after the next starts: tables round times."""
-AT_ONCE = 16
+AT_ONCE = 32
 """Clips of a support that are described at once."""
 ENOUGH_CLIPS = 5
 """Of a class; fewer are warned of."""
