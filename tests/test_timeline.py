@@ -30,6 +30,7 @@ from fmaml_jax.recognition.timeline import (
     STRETCH_CHUNKS,
     UNSURE,
     WINDOW,
+    Segment,
     Stretch,
     _described,
     _merged,
@@ -286,7 +287,7 @@ def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
     found = predict_file(str(tmp_path / "clip.wav"), CLASSES, cut, levels)
     assert (found.seconds, found.classes) == (3.0, CLASSES)
     (segment,) = found.segments
-    assert segment == (0.0, 3.0, "low", 1.0, (1.0, 0.0))
+    assert segment == Segment(0.0, 3.0, "low", 1.0, (1.0, 0.0))
     unsure = predict_file(
         str(tmp_path / "clip.wav"), CLASSES, cut, lambda w: np.full((1, 2), 0.5), abstain=0.6
     )
