@@ -5,6 +5,7 @@ import itertools
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -353,7 +354,7 @@ def test_files_of_less_than_a_second_count_for_progress(tmp_path, recogniser, ca
     found = find_recordings([str(tmp_path)])
     assert [recording.seconds for recording in found] == [1, 1, 2, 0]
     done = []
-    assert len(list(predict_each(recogniser, found, 0.0, None, "", done))) == 3
+    assert len(list(predict_each(partial(predict, recogniser), found, None, "", done))) == 3
     assert "100% 4/4" in capsys.readouterr().err.splitlines()[-1]
     assert done[3] is None
 

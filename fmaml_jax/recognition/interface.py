@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32
@@ -20,9 +20,6 @@ from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.model_file import load, save
 from fmaml_jax.recognition.recogniser import Recogniser, fit, probabilities
 from fmaml_jax.recognition.speakers import (
-    CHANNELS,
-    MIXED,
-    SPLIT,
     Turn,
     labelled,
     side_by_side,
@@ -84,7 +81,7 @@ def predict(
     path: str | os.PathLike,
     *,
     abstain: float = 0.0,
-    channels: str = MIXED,
+    channels: Literal["mixed", "split"] = "mixed",
     turns: Sequence[Turn] = (),
     executor: Executor | None = None,
     report: Callable[[float], Any] = lambda seconds: None,
@@ -118,13 +115,13 @@ def predict(
     """
     if not 0 <= abstain <= 1:  # false for NaN
         raise UserError(f"abstain={abstain} is no probability; give a number from 0 to 1")
-    if channels not in CHANNELS:
-        raise UserError(f"channels={channels} is none of {' and '.join(CHANNELS)}")
-    if channels == SPLIT and turns:
+    if channels not in ("mixed", "split"):
+        raise UserError(f"channels={channels} is neither mixed nor split; say which")
+    if channels == "split" and turns:
         raise UserError("split channels are speakers already; leave out either them or the turns")
     hear = partial(_predict, recogniser, os.fspath(path), abstain, executor)
     try:
-        if channels == SPLIT:
+        if channels == "split":
             return side_by_side([*_each_channel(path, hear, report)])
         if speaker := whole_speaker(turns):
             return labelled(hear(report), speaker)

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ from fmaml_jax.recognition.formats import Format
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser
+    from fmaml_jax.recognition.speakers import Turn
 
 HELPERS = 4
 """Of more processes some would wait: this one, which finds the speech, feeds about three."""
@@ -120,26 +121,21 @@ def helpers(recogniser: "Recogniser", recordings: Sequence[Recording]) -> Iterat
 
 
 def predict_each(
-    recogniser: "Recogniser",
+    predict: "Callable[..., Prediction]",
     recordings: Sequence[Recording],
-    abstain: float,
-    executor: Executor | None,
+    turns: "Mapping[Path, Sequence[Turn]] | None",
     pictures: str,
     done: list[float | None],
 ) -> Generator[tuple[Recording, "Prediction"], None, None]:
     """Predicts one recording after the other; says what is wrong with one and goes on.
 
     Args:
-        recogniser: see `predict`.
+        predict: `predict` of a recogniser.
         recordings: in the order of what is yielded.
-        abstain: see `predict`.
-        executor: see `predict`.
+        turns: who speaks when in each recording, where that was asked for.
         pictures: the folder for a picture of each timeline; "" for none.
         done: gets the seconds of each recording, and None for one that cannot be used.
     """
-    # Late, so that a file that is missing is said before JAX is there.
-    from fmaml_jax.recognition import predict
-
     with progress("listening", sum(recording.seconds for recording in recordings), " s") as bar:
         before = 0
         for recording in recordings:
@@ -149,9 +145,10 @@ def predict_each(
 
             before += recording.seconds
             try:
-                prediction = predict(
-                    recogniser, recording.path, abstain=abstain, executor=executor, report=report
-                )
+                if turns is not None and recording.path not in turns:
+                    raise UserError(f"{recording.path}: --speakers does not say who speaks in it")
+                said = turns[recording.path] if turns else ()
+                prediction = predict(recording.path, turns=said, report=report)
             except UserError as error:
                 _say(bar, f"error: {error}")
                 done.append(None)
@@ -183,7 +180,7 @@ def write_each(
         UserError: one cannot be written.
     """
     for recording, prediction in found:
-        with _writing(Path(folder, recording.name.with_suffix(written.suffix))) as file:
+        with writing(Path(folder, recording.name.with_suffix(written.suffix))) as file:
             written.write([prediction], file)
 
 
@@ -197,12 +194,12 @@ def write_all(found: Iterator[tuple[Recording, "Prediction"]], written: Format, 
     """
     if first := next(found, None):
         every = (prediction for _, prediction in itertools.chain([first], found))
-        with _writing(Path(out)) if out else _standard_output() as file:
+        with writing(Path(out)) if out else _standard_output() as file:
             written.write(every, file)
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[io.TextIOBase]:
+def writing(path: Path) -> Iterator[io.TextIOBase]:
     """A text file that is there whole or not at all.
 
     Raises:
@@ -215,7 +212,7 @@ def _writing(path: Path) -> Iterator[io.TextIOBase]:
             yield file
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; give --out a place that is writable "
+            f"cannot write {path}: {error.strerror or error}; choose a place that is writable "
             "and has room"
         ) from error
 

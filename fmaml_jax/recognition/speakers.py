@@ -39,8 +39,6 @@ OVERLAP = 0.05
 """Seconds that two turns of a speaker may share: diarizers round their times."""
 OVERSHOOT = 0.5
 """Seconds by which a turn may outlast its recording, as the last one of a diarizer does."""
-CHANNELS = MIXED, SPLIT = "mixed", "split"
-"""What becomes of a recording's channels: one mean of all, or each is a speaker."""
 _CHANNEL = "channel {}"
 _CHANNEL_NAME = re.compile(r"channel ([1-9]\d?)")
 
@@ -252,13 +250,10 @@ def side_by_side(predictions: Sequence[Prediction]) -> Prediction:
     )
 
 
-def shares(predictions: Iterable[Prediction]) -> dict[str, dict[str, float]]:
-    """How many seconds of each label each speaker has, "" being who is not named."""
-    found: dict[str, dict[str, float]] = {}
-    for prediction in predictions:
-        for speaker in prediction.speakers:
-            found.setdefault(speaker, {})
-        for segment in prediction.segments:
-            own = found.setdefault(segment.speaker, {})
-            own[segment.label] = own.get(segment.label, 0.0) + segment.end - segment.start
+def shares(prediction: Prediction) -> dict[str, dict[str, float]]:
+    """How many seconds of each label each speaker has; of "" where they are not known."""
+    found: dict[str, dict[str, float]] = {speaker: {} for speaker in prediction.speakers or ("",)}
+    for segment in prediction.segments:
+        own = found[segment.speaker]
+        own[segment.label] = own.get(segment.label, 0.0) + segment.end - segment.start
     return found
