@@ -54,13 +54,13 @@ def main(arguments: Sequence[str]) -> int:
     if not out and sys.__stdout__ is None:
         raise UserError("standard output is closed; name a file: --out=FILE")
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
+    if args.fill and (len(wanted) > 1 or to_folder):
+        raise UserError("--fill is of one recording, and one file; name one of each")
     if written.single and len(wanted) > 1 and not to_folder:
         raise UserError(
             f"--format={args.format} holds one recording, and there are {len(wanted)}; give a "
             "folder: --out=FOLDER/"
         )
-    if args.fill and (len(wanted) > 1 or to_folder):
-        raise UserError("--fill is of one recording, and one file; name one of each")
     read = [args.model, *(recording.path for recording in wanted), *filter(None, [args.speakers])]
     if out and os.path.realpath(out) in map(os.path.realpath, read):
         raise UserError(f"--out={out} is a file that is to be read; choose another name")
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
         recordings.require_folder(Path(args.pictures))
     if args.report:
         recordings.require_folder(Path(os.path.realpath(args.report)).parent)
+    if args.channels == "split":
+        recordings.require_channels(wanted)
     turns = None
     if args.speakers:
         from fmaml_jax.recognition.speakers import read_turns

@@ -39,11 +39,13 @@ class Recording(NamedTuple):
         path: where it is.
         name: its path below the folder that it was found in.
         seconds: by the file's header, rounded up; none where it cannot be read.
+        channels: by the header too.
     """
 
     path: Path
     name: Path
     seconds: int
+    channels: int = 0
 
 
 def find_recordings(arguments: Sequence[str]) -> list[Recording]:
@@ -73,7 +75,8 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
 
 def _recording(path: Path, name: Path) -> Recording:
     try:
-        return Recording(path, name, math.ceil(probe(path).seconds))
+        header = probe(path)
+        return Recording(path, name, math.ceil(header.seconds), header.channels)
     except AudioError:
         return Recording(path, name, 0)
 
@@ -85,12 +88,23 @@ def require_names(recordings: Sequence[Recording]) -> None:
         UserError: two recordings would be written under one name.
     """
     seen: dict[Path, Path] = {}
-    for path, name, _ in recordings:
+    for path, name, *_ in recordings:
         if (other := seen.setdefault(name.with_suffix(""), path)) != path:
             raise UserError(
                 f"{other} and {path} would be written under one name; give one of them another, "
                 "or do them one after the other"
             )
+
+
+def require_channels(recordings: Sequence[Recording]) -> None:
+    """Checks that there is something to split, before any work is done.
+
+    Raises:
+        UserError: all recordings have one channel.
+    """
+    if all(recording.channels == 1 for recording in recordings):
+        path = recordings[0].path
+        raise UserError(f"{path} has one channel, and none to split; leave out --channels=split")
 
 
 def require_folder(folder: Path) -> None:
