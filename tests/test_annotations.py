@@ -362,12 +362,26 @@ def test_corrected_output_goes_in_again(recording, start, name, capsys, monkeypa
     assert "2 labelled, passed over: " in (said := capsys.readouterr().err)
     assert "1 unsure" in said
     if name in ("textgrid", "eaf"):
+        out.with_name(f"._{out.name}").write_text("of a Mac")
         assert [clip.label for clip in read_support(path.parent, start, "emotion")] == [
             "joy",
             "żal",
         ]
         with pytest.raises(UserError, match="or name the tier that has labels: --tier=emotion"):
             read_support(path.parent, start)
+
+
+def test_a_label_of_minutes_is_several_clips(recording, start):
+    path, _ = recording
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, np.resize(samples, 80 * rate), rate)
+    labels = [(0.0, 62.0, "joy"), (62.0, 80.0, "awe")]
+    out = path.with_suffix(".TextGrid")
+    found = predicted(path, *labels)._replace(seconds=80.0)
+    out.write_text(written(FORMATS["textgrid"], found))
+    clips = read_support(out, start)
+    assert [clip.label for clip in clips] == ["joy"] * 5 + ["awe"]
+    assert [clip.part[0] for clip in clips] == pytest.approx([0, 12.4, 24.8, 37.2, 49.6, 62])
 
 
 def test_a_tier_is_of_annotations(recording, start, tmp_path):

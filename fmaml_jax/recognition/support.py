@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from fmaml_jax.audio.quality import (
 )
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, passed_over, walk
+from fmaml_jax.common.files import is_audio, is_hidden, passed_over, walk
 from fmaml_jax.common.text import (
     clean_name,
     is_text,
@@ -39,7 +39,7 @@ from fmaml_jax.encoder.features import describer
 from fmaml_jax.recognition.annotations import TIER, is_annotation, is_tiered, read_annotation
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.speakers import channel_of
-from fmaml_jax.recognition.timeline import UNSURE
+from fmaml_jax.recognition.timeline import CLIP_SECONDS, UNSURE
 
 LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
@@ -87,7 +87,7 @@ def read_support(path: str | os.PathLike, start: Start, tier: str = "") -> list[
     files are relative to its folder; start and end are seconds within the file. An annotation is a
     TextGrid, an .eaf or Audacity's labels (see `read_annotation`). In what `predict` wrote, and in
     annotations, segments that are unsure or have no label are passed over, and counted on standard
-    error.
+    error; what is longer than a clip may be is cut.
 
     Args:
         path: what to read.
@@ -100,7 +100,7 @@ def read_support(path: str | os.PathLike, start: Start, tier: str = "") -> list[
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"--support={path} does not exist; give a folder or a CSV file")
+        raise UserError(f"--support={path} does not exist; give a folder, a CSV or an annotation")
     if path.is_dir():
         rows = _annotated_rows(path, tier) if tier else _folder_rows(path)
     elif is_annotation(path):
@@ -301,7 +301,7 @@ def _table_rows(path: Path) -> list[_Row]:
 
 def _annotated_rows(folder: Path, tier: str) -> list[_Row]:
     """The intervals of all TextGrids and .eaf files below a folder."""
-    files = sorted(file for file in walk(folder) if is_tiered(folder / file))
+    files = sorted(file for file in walk(folder) if is_tiered(Path(file)) and not is_hidden(file))
     if not files:
         raise UserError(f"{folder} holds neither TextGrids nor .eaf files, as --tier={tier} needs")
     return [row for file in files for row in _interval_rows(folder / file, tier)]
@@ -314,7 +314,7 @@ def _interval_rows(path: Path, tier: str) -> list[_Row]:
 
 
 def _without_doubts(rows: Iterable[_Row], path: Path) -> list[_Row]:
-    """The rows that have a label; how many have none, or are unsure, is said."""
+    """The rows that have a label, in parts where too long; how many are unsure or empty is said."""
     kept, doubts = [], collections.Counter()
     for row in rows:
         if (key := name_key(row.label)) in ("", UNSURE):
@@ -324,4 +324,13 @@ def _without_doubts(rows: Iterable[_Row], path: Path) -> list[_Row]:
     if doubts:
         said = " and ".join(f"{count} {kind}" for kind, count in sorted(doubts.items()))
         print(one_line(f"{path}: {len(kept)} labelled, passed over: {said}"), file=sys.stderr)
-    return kept
+    return [part for row in kept for part in _parts(row)]
+
+
+def _parts(row: _Row) -> list[_Row]:
+    """The row, or where it is longer than a clip may be, equal parts of at most `CLIP_SECONDS`."""
+    start, end = row.part
+    if end is None or end - start <= LONGEST_CLIP:
+        return [row]
+    edges = np.linspace(start, end, math.ceil((end - start) / CLIP_SECONDS) + 1).tolist()
+    return [row._replace(part=part) for part in pairwise(edges)]
