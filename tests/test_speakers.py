@@ -179,6 +179,11 @@ LINE = "SPEAKER call 1 {} {} <NA> <NA> Ann <NA> <NA>\n"
             LINE.format(0, 1).replace("call", "other"),
             "is of other, and not of .*call.wav",
         ),
+        (
+            "a.rttm",
+            "".join(LINE.format(0, 1).replace("call", name) for name in "abc"),
+            "is of a and 2 more, and not of",
+        ),
         ("a.rttm", LINE.format(0, 0), "line 1 of .* has a turn of 0 s from 0 s, no length of time"),
         ("a.rttm", LINE.format(0, "nan"), "line 1 of .* has a turn of nan s"),
         ("a.rttm", LINE.format(0, "one"), "line 1 of .* is no SPEAKER line"),

@@ -365,7 +365,7 @@ def _media(root: Element, path: Path) -> tuple[Path, float]:
     except UserError as error:
         if names:
             raise UserError(
-                f"{path} is about {' and '.join(names)}, which is missing; put it beside it"
+                f"{path} is about {' and '.join(names)}, which is missing; put it beside the .eaf"
             ) from error
         raise
 

@@ -90,10 +90,15 @@ def read_turns(path: Path, recordings: Sequence[Path]) -> dict[Path, list[Turn]]
             found[recording] = _in_order(turns, path)
     if not found:
         raise UserError(
-            f"{path} is of {one_line(', '.join(listed))}, and not of "
-            f"{one_line(', '.join(map(str, recordings)))}; give the one of these recordings"
+            f"{path} is of {_few(listed)}, and not of {_few(map(str, recordings))}; give the one "
+            "of these recordings"
         )
     return found
+
+
+def _few(names: Iterable[str]) -> str:
+    first, *others = names
+    return one_line(first) + (f" and {len(others)} more" if others else "")
 
 
 def _names(recording: Path) -> set[str]:
