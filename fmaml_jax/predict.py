@@ -61,21 +61,7 @@ def main(arguments: Sequence[str]) -> int:
             f"--format={args.format} holds one recording, and there are {len(wanted)}; give a "
             "folder: --out=FOLDER/"
         )
-    read = [args.model, *(recording.path for recording in wanted), *filter(None, [args.speakers])]
-    if out and os.path.realpath(out) in map(os.path.realpath, read):
-        raise UserError(f"--out={out} is a file that is to be read; choose another name")
-    if args.report and os.path.realpath(args.report) in map(os.path.realpath, [*read, out or "/"]):
-        raise UserError(f"--report={args.report} has another use; choose another name")
-    if to_folder or args.pictures:
-        recordings.require_names(wanted)
-    if to_folder:
-        recordings.require_folder(Path(out))
-    elif out and not is_special(out):
-        recordings.require_folder(Path(os.path.realpath(out)).parent)
-    if args.pictures:
-        recordings.require_folder(Path(args.pictures))
-    if args.report:
-        recordings.require_folder(Path(os.path.realpath(args.report)).parent)
+    _require_places(args, wanted, out, to_folder)
     if args.channels == "split":
         recordings.require_channels(wanted)
     turns = None
@@ -131,6 +117,33 @@ def main(arguments: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 0 if len(heard) == len(done) else 2
+
+
+def _require_places(
+    args: flags.FlagValues, wanted: "Sequence[Recording]", out: str, to_folder: bool
+) -> None:
+    """Checks that what is written has a place of its own, before any work is done.
+
+    Raises:
+        UserError: a file would be read and written, or two would be one, or cannot be written.
+    """
+    from fmaml_jax.recognition.recordings import require_folder, require_names
+
+    read = [args.model, *(recording.path for recording in wanted), *filter(None, [args.speakers])]
+    if out and os.path.realpath(out) in map(os.path.realpath, read):
+        raise UserError(f"--out={out} is a file that is to be read; choose another name")
+    if args.report and os.path.realpath(args.report) in map(os.path.realpath, [*read, out or "/"]):
+        raise UserError(f"--report={args.report} has another use; choose another name")
+    if to_folder or args.pictures:
+        require_names(wanted)
+    if to_folder:
+        require_folder(Path(out))
+    elif out and not is_special(out):
+        require_folder(Path(os.path.realpath(out)).parent)
+    if args.pictures:
+        require_folder(Path(args.pictures))
+    if args.report:
+        require_folder(Path(os.path.realpath(args.report)).parent)
 
 
 def _keeping(
