@@ -26,7 +26,7 @@ another, so that its transductive figures are no use.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -112,6 +112,13 @@ class _Network(nn.Module):
         return nn.Dense(self.classes, name=HEAD)(features) if head else features
 
 
+@lru_cache(maxsize=1)
+def _projections(coeffs: int, frequencies: int) -> Float32[np.ndarray, "coeffs frequencies"]:
+    """Those of `fourier`, always the same; to draw them takes longer than to trace a network."""
+    scale = np.sqrt(2 * GAMMA / coeffs)
+    return np.random.default_rng(0).normal(scale=scale, size=(coeffs, frequencies)).astype("f4")
+
+
 class _Fourier(nn.Module):
     classes: int
     frequencies: int
@@ -120,10 +127,7 @@ class _Fourier(nn.Module):
     def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
         vectors = clips.reshape(len(clips), -1)
         coeffs = vectors.shape[1]
-        projections = np.random.default_rng(0).normal(
-            scale=np.sqrt(2 * GAMMA / coeffs), size=(coeffs, self.frequencies)
-        )
-        waves = vectors @ projections.astype(np.float32)
+        waves = vectors @ _projections(coeffs, self.frequencies)
         features = jnp.concatenate(
             [
                 vectors / np.sqrt(coeffs),

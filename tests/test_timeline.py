@@ -69,7 +69,8 @@ def piece(start, end, *probabilities):
 
 def pieces_of(samples, abstain=0.0, start=0):
     stretch = Stretch(start, samples)
-    ((_, windows),) = _described([stretch], cut, None)
+    (((found,), windows),) = _described([stretch], cut, None)
+    assert found is stretch
     return list(_pieces(stretch, levels(windows), abstain))
 
 
@@ -478,7 +479,7 @@ def test_stretches_are_described_elsewhere_in_their_order_and_not_too_far_ahead(
 
     with ThreadPoolExecutor(2) as executor:
         described = _described(stretches(), describe, executor)
-        for number, (stretch, windows) in enumerate(described):
+        for number, ((stretch,), windows) in enumerate(described):
             assert stretch.start == windows[0][0] == number
             assert len(windows) == len(stretch.windows()[0])
             assert len(running) <= number + AHEAD

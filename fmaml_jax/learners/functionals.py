@@ -6,7 +6,8 @@ on all source clips and the support. Nothing depends on other queries, so there 
 both batch-norm modes.
 
 A method is made from (statistics of all clips, the pools to train on, N) and returns what
-classifies the query of a task.
+classifies the query of a task. scikit-learn is imported there, since it takes half a second, for
+which no other method, nor an enrolment, is to wait.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +16,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC
 
 PERCENTILES = (10, 50, 90)
 Statistics = Float[np.ndarray, "_ statistics"]
@@ -63,6 +60,9 @@ def time_statistics(features: Float[np.ndarray, "clips frames coeffs"]) -> Stati
 def support_svm(statistics: object, sources: object, ways: object) -> Classify:
     """A linear SVM on the support; the sources are not used."""
     del statistics, sources, ways
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
 
     def classify(support: Statistics, labels: Labels, query: Statistics) -> tuple:
         fitted = make_pipeline(StandardScaler(), SVC(kernel="linear")).fit(support, labels)
@@ -78,6 +78,9 @@ def fixed_svm(statistics: Statistics, sources: Sources, ways: int) -> Classify:
     `support_svm`; scaled by all of these clips, answers were up to two points worse on Polish.
     """
     del ways
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
     by_class = [np.unique(np.concatenate(clips)) for clips in zip(*sources.values(), strict=True)]
     source, source_labels = statistics[np.concatenate(by_class)], _labels(by_class)
 
@@ -114,6 +117,9 @@ def pooled_regression(
         tol: the largest slope of the mean loss to end with. Of 1,200 answers on Polish 99.8%
             are those of 1e-5, in a quarter to two fifths of the time; with 1e-3 98.9% are.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     statistics = statistics.astype(np.float32)  # half the time, and the same answers
     pools = sources.values()
     scalers = [StandardScaler().fit(statistics[np.concatenate(pool[:ways])]) for pool in pools]

@@ -1,8 +1,9 @@
 """Labelled clips -> recogniser; recogniser and sound file -> prediction."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
@@ -99,7 +100,7 @@ def predict(
             in all of the recording.
         executor: describes stretches of a recording at the same time, such as a
             `fmaml_jax.common.processes.process_pool`; the result is the same. An encoder, which
-            has all cores or an accelerator to itself, does without.
+            has all cores or an accelerator, does without: one thread hears with it.
         report: is told the seconds of the recording that are done, again and again.
 
     Returns:
@@ -163,8 +164,7 @@ def _predict(
     Raises:
         AudioError: see `predict_file`.
     """
-    if isinstance(recogniser.feature_config, AnyEncoderConfig):
-        executor = None
+    encoder = isinstance(recogniser.feature_config, AnyEncoderConfig)
     far: list[bool] = []
 
     def classify(features: Float32[np.ndarray, "clips time coeffs"]) -> np.ndarray:
@@ -172,7 +172,10 @@ def _predict(
         return probabilities(recogniser, features)
 
     # The products of one window are too small to be shared among cores.
-    with threadpool_limits(1):
+    with (
+        threadpool_limits(1),
+        _thread() if encoder else contextlib.nullcontext(executor) as executor,
+    ):
         found = predict_file(
             path,
             recogniser.classes,
@@ -187,3 +190,13 @@ def _predict(
     if QUIET not in found.warnings and 2 * sum(far) > len(far):
         found = found._replace(warnings=(*found.warnings, FAR_FROM_SPEECH))
     return found
+
+
+@contextlib.contextmanager
+def _thread() -> Iterator[Executor]:
+    """A thread that takes up nothing more once the block has ended."""
+    executor = ThreadPoolExecutor(1)
+    try:
+        yield executor
+    finally:
+        executor.shutdown(cancel_futures=True)

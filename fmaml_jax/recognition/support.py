@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from fmaml_jax.audio.quality import (
     far_from_speech,
     in_sum,
 )
+from fmaml_jax.audio.voice_activity import Samples
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_audio, is_hidden, passed_over, walk
@@ -45,6 +46,8 @@ LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
 ROUNDED = 0.1
 """Seconds by which a part may end after its file, or after the next starts: tables round times."""
+AT_ONCE = 32
+"""Clips of a support that are described at once."""
 ENOUGH_CLIPS = 5
 """Of a class; fewer are warned of."""
 
@@ -116,9 +119,11 @@ def read_support(path: str | os.PathLike, start: Start, tier: str = "") -> list[
         )
     clips = []
     with progress("reading", len(rows), " clips") as bar:
-        for row in rows:
-            clips.append(read_clip_as(row.file, row.label, start, row.speaker, row.part))
-            bar.update()
+        for first in range(0, len(rows), AT_ONCE):
+            some = rows[first : first + AT_ONCE]
+            read = [_read(row.file, row.label, start, row.speaker, row.part) for row in some]
+            clips += _described(read, start)
+            bar.update(len(some))
     return clips
 
 
@@ -143,6 +148,17 @@ def read_clip_as(
         UserError: the file cannot be decoded, the clip is empty, silent or longer than
             `LONGEST_CLIP`, or the label is empty or reserved.
     """
+    return next(_described([_read(path, label, start, speaker, part)], start))
+
+
+def _read(
+    path: str | os.PathLike,
+    label: str,
+    start: Start,
+    speaker: str,
+    part: tuple[float, float | None],
+) -> tuple[LabelledClip, Samples]:
+    """As `read_clip_as`, with the samples in place of the features and of what these tell."""
     label, speaker = clean_name(label), clean_name(speaker)
     begin, end = part
     name = Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
@@ -168,25 +184,35 @@ def read_clip_as(
             )
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
-    (features,) = describer(start.feature_config, start.encoder)([sound.samples])
     findings = [*sound.findings, *clip_findings(sound.samples, sound.sample_rate)]
     longest = start.feature_config.clip_seconds
     if sound.seconds > longest:
         findings.append(f"longer than {longest:g} s, of which the middle alone is used")
-    if QUIET not in findings and far_from_speech(scaled(features[None], start.scale)).all():
-        findings.append(FAR_FROM_SPEECH)
     if end is not None and end > begin + sound.seconds + ROUNDED:
         findings.append("cut off, since the file ends earlier than its list says")
-    return LabelledClip(
+    clip = LabelledClip(
         name,
         label,
         speaker,
-        features,
+        np.empty((0, 0), np.float32),
         hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
         os.path.realpath(path) + (f" {speaker}" if channel is not None else ""),
         (begin, begin + sound.seconds),
     )
+    return clip, sound.samples
+
+
+def _described(
+    read: Sequence[tuple[LabelledClip, Samples]], start: Start
+) -> Iterator[LabelledClip]:
+    """Clips with their features, all at once: an encoder hears several in one go."""
+    describe = describer(start.feature_config, start.encoder)
+    features = describe([samples for _, samples in read])
+    far = far_from_speech(scaled(features, start.scale))
+    for (clip, _), own, is_far in zip(read, features, far, strict=True):
+        strange = (FAR_FROM_SPEECH,) * bool(is_far and QUIET not in clip.findings)
+        yield clip._replace(features=own, findings=(*clip.findings, *strange))
 
 
 def look_over(

@@ -192,8 +192,9 @@ def predict_file(
         stretches = find(every) if find else find_speech(hear(every))
         pieces = [
             piece
-            for stretch, features in _described(stretches, describe, executor)
-            for piece in _without_islands(_pieces(stretch, classify(features), abstain))
+            for together, features in _described(stretches, describe, executor)
+            for stretch, probabilities in _apart(together, classify(features))
+            for piece in _without_islands(_pieces(stretch, probabilities, abstain))
         ]
         warnings = findings(measured, sound.sample_rate)
         if not pieces and not find:
@@ -252,21 +253,21 @@ def _stretch(start: int, speech: Sequence[Heard]) -> Iterator[Stretch]:
 
 def _described(
     stretches: Iterable[Stretch], describe: Describe, executor: Executor | None
-) -> Iterator[tuple[Stretch, Features]]:
-    """Stretches and the features of their windows, in order."""
+) -> Iterator[tuple[list[Stretch], Features]]:
+    """Stretches that follow each other and the features of their windows, in order."""
     begun: deque[tuple[list[Stretch], Future[Features]]] = deque()
     for together in _together(stretches):
         sounds = [stretch.samples for stretch in together]
         windows = [stretch.windows() for stretch in together]
         if executor is None:
-            yield from _apart(together, describe(sounds, windows))
+            yield together, describe(sounds, windows)
             continue
         begun.append((together, executor.submit(describe, sounds, windows)))
         if len(begun) == AHEAD:
             together, features = begun.popleft()
-            yield from _apart(together, features.result())
+            yield together, features.result()
     for together, features in begun:
-        yield from _apart(together, features.result())
+        yield together, features.result()
 
 
 def _together(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
@@ -281,11 +282,14 @@ def _together(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
         yield together
 
 
-def _apart(together: Sequence[Stretch], features: Features) -> Iterator[tuple[Stretch, Features]]:
+def _apart(
+    together: Sequence[Stretch], found: Float[np.ndarray, "windows classes"]
+) -> Iterator[tuple[Stretch, Float[np.ndarray, "_ classes"]]]:
+    """Each stretch and what was found of its windows."""
     end = 0
     for stretch in together:
         begin, end = end, end + len(stretch.windows()[0])
-        yield stretch, features[begin:end]
+        yield stretch, found[begin:end]
 
 
 def _pieces(
