@@ -72,6 +72,7 @@ class Segment(NamedTuple):
         label: a class, or `UNSURE`.
         confidence: probability of the label; of `UNSURE` that of the best class.
         probabilities: of all classes, mean over the segment.
+        speaker: whose it is; "" where that is not known.
     """
 
     start: float
@@ -79,6 +80,7 @@ class Segment(NamedTuple):
     label: str
     confidence: float
     probabilities: tuple[float, ...]
+    speaker: str = ""
 
 
 class Prediction(NamedTuple):
@@ -91,6 +93,7 @@ class Prediction(NamedTuple):
         segments: in order.
         envelope: the largest absolute sample of each `CHUNK_SECONDS`.
         warnings: ends of sentences about the file.
+        speakers: who may speak in it; none where that is not known.
     """
 
     file: str
@@ -99,13 +102,15 @@ class Prediction(NamedTuple):
     segments: tuple[Segment, ...]
     envelope: Float32[np.ndarray, " chunks"]
     warnings: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
 
 
 class Stretch(NamedTuple):
-    """Speech without a longer pause; `start` in samples."""
+    """Speech without a longer pause, or a speaker's turn; `start` in samples."""
 
     start: int
     samples: Samples
+    speaker: str = ""
 
     def windows(self) -> Windows:
         """Where windows begin and end within the stretch, in samples; a short one is one."""
@@ -121,6 +126,7 @@ class _Piece(NamedTuple):
     end: int
     label: int
     probabilities: Float[np.ndarray, " classes"]
+    speaker: str = ""
 
 
 def predict_file(
@@ -130,6 +136,8 @@ def predict_file(
     classify: Classify,
     *,
     abstain: float = 0.0,
+    channel: int | None = None,
+    find: Callable[[Iterable[Samples]], Iterator[Stretch]] | None = None,
     executor: Executor | None = None,
     report: Callable[[float], Any] = lambda seconds: None,
 ) -> Prediction:
@@ -142,6 +150,8 @@ def predict_file(
             takes most of the time.
         classify: features -> the probabilities of each window's classes.
         abstain: a moment whose best class is less probable is `UNSURE`.
+        channel: see `read_blocks`.
+        find: finds the stretches to label, of a short file too; None: where there is speech.
         executor: describes the stretches of a recording at the same time; None: they are described
             here, one after the other.
         report: is told the seconds that are done.
@@ -149,7 +159,7 @@ def predict_file(
     Raises:
         AudioError: the file cannot be decoded, or is empty.
     """
-    sound = read_blocks(path)
+    sound = read_blocks(path, channel)
     envelope = array("f")
     length = 0
     measured = Measures()
@@ -177,8 +187,9 @@ def predict_file(
     read = chunks()
     first = list(itertools.islice(read, LONGEST_CLIP // CHUNK + 1))
     clip = np.concatenate([np.zeros(0, np.float32), *first])
-    if len(clip) > LONGEST_CLIP:
-        stretches = find_speech(hear(itertools.chain(first, read)))
+    if find or len(clip) > LONGEST_CLIP:
+        every = itertools.chain(first, read)
+        stretches = find(every) if find else find_speech(hear(every))
         pieces = [
             piece
             for together, features in _described(stretches, describe, executor)
@@ -186,7 +197,7 @@ def predict_file(
             for piece in _without_islands(_pieces(stretch, probabilities, abstain))
         ]
         warnings = findings(measured, sound.sample_rate)
-        if not pieces:
+        if not pieces and not find:
             pieces = [one_piece(clip[:LONGEST_CLIP])]
             warnings = (*warnings, NO_SPEECH)
     elif len(clip) >= LEAST_CLIP:
@@ -289,7 +300,8 @@ def _pieces(
     edges = np.unique(np.concatenate([starts, ends])).tolist()
     for begin, end in itertools.pairwise(edges):
         mean = found[(starts <= begin) & (ends >= end)].mean(axis=0)
-        yield _Piece(stretch.start + begin, stretch.start + end, _best(mean, abstain), mean)
+        label = _best(mean, abstain)
+        yield _Piece(stretch.start + begin, stretch.start + end, label, mean, stretch.speaker)
 
 
 def _best(probabilities: Float[np.ndarray, " classes"], abstain: float) -> int:
@@ -318,7 +330,8 @@ def _merged(pieces: Iterable[_Piece]) -> Iterator[_Piece]:
     """Pieces of one label that touch as one."""
     last = None
     for piece in pieces:
-        if last and (last.end, last.label) == (piece.start, piece.label):
+        same = last and (last.label, last.speaker) == (piece.label, piece.speaker)
+        if last and same and last.end == piece.start:
             last = _join(last, piece, piece.label)
         else:
             if last:
@@ -331,7 +344,7 @@ def _merged(pieces: Iterable[_Piece]) -> Iterator[_Piece]:
 def _join(first: _Piece, second: _Piece, label: int) -> _Piece:
     lengths = [first.end - first.start, second.end - second.start]
     mean = np.average([first.probabilities, second.probabilities], axis=0, weights=lengths)
-    return _Piece(first.start, second.end, label, mean)
+    return _Piece(first.start, second.end, label, mean, first.speaker)
 
 
 def _segment(piece: _Piece, classes: Sequence[str]) -> Segment:
@@ -343,4 +356,5 @@ def _segment(piece: _Piece, classes: Sequence[str]) -> Segment:
         classes[piece.label] if sure else UNSURE,
         probabilities[piece.label] if sure else max(probabilities),
         probabilities,
+        piece.speaker,
     )
