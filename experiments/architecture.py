@@ -93,7 +93,7 @@ BOXES = (
         *(696, 40, 194, 112),
         OFFLINE,
     ),
-    _module("recognition", "a start, adapted to one's own clips", 416, 134, 224, 120),
+    _module("recognition", "a start, adapted to one's own clips", 416, 126, 256, 136),
     _module("training", "from data to results, safe to kill", 10, 198, 394, 60),
     _module("learners", "the methods, one file each", 58, 302, 532, 64, colour=CORE),
     _module("model", "networks: CNN, CNN + LSTM, Fourier features", 58, 388, 532, 32, colour=CORE),

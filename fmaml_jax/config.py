@@ -12,13 +12,19 @@ NO_TARGET = "none"
 """The --target that leaves every language to meta-training, and no test."""
 BATCH_NORM_MODES = ("transductive", "inductive")
 LEAK_GUARDS = ("none", "speaker", "scene")
-WIDTHS = {"cnn": ("filters",), "cnn_lstm": ("filters", "units"), "fourier": ("frequencies",)}
+WIDTHS = {
+    "cnn": ("filters",),
+    "cnn_lstm": ("filters", "units"),
+    "fourier": ("frequencies",),
+    "linear": (),
+}
 """The values of --network, and the settings that say how wide each is."""
-SCALINGS = ("standardise", "whiten")
+SCALINGS = ("standardise", "whiten", "domains")
 TASK_DOMAINS = ("language", "corpus")
 POSITIONS = ("shuffled", "known")
 INNER_OUTPUTS = ("all", "supported")
 SUPPORT_LOSSES = ("mean", "sum")
+INNER_METRICS = ("none", "sources")
 
 
 def _setting(default: Any, help_text: str, **limits: Any) -> Any:
@@ -58,8 +64,8 @@ class Config:
     # ---- the network and its input
     network: str = _setting(
         "cnn",
-        "the paper's network; its first two blocks and an LSTM over time; or, for descriptors, "
-        "a linear layer on them and on random Fourier features",
+        "the paper's network; its first two blocks and an LSTM over time; or, for one vector a "
+        "clip, a linear layer on it and on random Fourier features, or on it alone",
         choices=tuple(WIDTHS),
     )
     filters: int = _setting(64, "filters of each convolution of cnn and cnn_lstm", least=1)
@@ -67,9 +73,15 @@ class Config:
     frequencies: int = _setting(2048, "random frequencies of fourier, two features each", least=1)
     scaling: str = _setting(
         "standardise",
-        "features scaled by their deviation in the sources, or whitened by their covariance "
-        "within classes",
+        "features scaled by their deviation in the sources, whitened by their covariance within "
+        "classes, or scaled by the emotions' deviation within each of the sources' domains",
         choices=SCALINGS,
+    )
+    penalty: float = _setting(
+        100.0,
+        "L2 penalty of functionals_pooled, the inverse of scikit-learn's C; the logistic loss is "
+        "a sum over the clips",
+        above=0,
     )
     batch_norm: str = _setting(
         "transductive",
@@ -89,6 +101,15 @@ class Config:
         "mean",
         "inner loss over the support clips; by the sum, as in equation 1, more clips teach more",
         choices=SUPPORT_LOSSES,
+    )
+    inner_metric: str = _setting(
+        "none",
+        "what inner gradients are measured in; with sources, directions in which the sources' "
+        "clips differ much are moved less, and a step is relative to the support's own length",
+        choices=INNER_METRICS,
+    )
+    inner_decay: float = _setting(
+        0.0, "pull of each inner step back to the start, times what was moved", least=0
     )
     inner_outputs: str = _setting(
         "all",
@@ -207,6 +228,14 @@ def check(config: Config) -> None:
     if repeated := sorted({name for name in config.classes if config.classes.count(name) > 1}):
         raise UserError(
             f"{', '.join(repeated)} stands twice in --emotions and --fixed; name a class once"
+        )
+    if config.inner_metric == "sources" and (config.network, config.scaling) != (
+        "linear",
+        "domains",
+    ):
+        raise UserError(
+            "--inner_metric=sources is that of --network=linear with --scaling=domains; give these "
+            "too, or leave it out"
         )
     if "" in config.data:
         raise UserError("--data has an empty name; write file names between commas")

@@ -29,7 +29,9 @@ def main() -> None:
     require_writable(args.out)
     set_up_device()
     start = load_start(args.checkpoint, args.encoder)
-    recogniser = recognition.enrol(start, args.support, same_as=same_as, without=args.without)
+    recogniser = recognition.enrol(
+        start, args.support, same_as=same_as, without=args.without, tier=args.tier
+    )
     recognition.save(args.out, recogniser)
     print(describe(recogniser), flush=True)
     if args.picture:
@@ -54,7 +56,16 @@ def define_flags() -> None:
         "encoder", DEFAULT, "Weights (or their folder) for a start that hears with an encoder."
     )
     flags.DEFINE_string(
-        "support", "", "A folder for each label, or a CSV: file,label[,start,end,speaker]."
+        "support",
+        "",
+        "A folder for each label, or a CSV: file,label[,start,end,speaker], or a TextGrid, an .eaf "
+        "or Audacity's labels beside their sound, such as a corrected file of predict.",
+    )
+    flags.DEFINE_string(
+        "tier",
+        "",
+        "The tier of labels (else 'emotion'; a speaker's is emotion@NAME); with it, --support may "
+        "be a folder of TextGrids and .eaf files.",
     )
     flags.DEFINE_string("out", "", "The model file to write.")
     flags.DEFINE_list(

@@ -18,6 +18,11 @@ machine: what a support clip teaches holds for clips that resemble it, and leave
 none, such as silence, as it was. They are context parameters (CAVIA, Zintgraf et al. 2019): zero at
 the start of every task, they alone adapt, and the vector's weights alone are meta-learned.
 
+`linear` is for an encoder's vectors: the vector alone, centred and scaled, with two layers on it,
+one meta-learned and one of context parameters. It is scaled by the deviation of the emotions in the
+support, as far as these are clips enough to tell (`PRIOR_CLIPS`), since another language or channel
+spreads its clips otherwise than the sources do.
+
 Batch normalisation never keeps running averages. A set of clips is normalised either by its own
 statistics (transductive when the set is the query: a prediction then depends on its neighbours) or
 by statistics taken from another set (inductive when they come from the support). `fourier` takes
@@ -26,7 +31,7 @@ another, so that its transductive figures are no use.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -38,7 +43,7 @@ from jaxtyping import Float, Float32, PyTree
 
 from fmaml_jax.config import Config
 from fmaml_jax.convolution import patches_conv
-from fmaml_jax.maml import Params
+from fmaml_jax.maml import AnyArray, Params
 
 INPUT_FRAMES = 40
 BLOCKS = {"cnn": 4, "cnn_lstm": 2}
@@ -46,6 +51,9 @@ BLOCKS = {"cnn": 4, "cnn_lstm": 2}
 GAMMA = 0.7
 BIAS = 0.3
 """Kernel of `fourier`: exp(-GAMMA * mean squared difference of two vectors' coefficients)."""
+
+PRIOR_CLIPS = 20
+"""Clips that the sources' deviation counts as beside the support's own, in `linear`."""
 
 HEAD = "Dense_0"
 """Name of the output layer among the parameters."""
@@ -112,6 +120,13 @@ class _Network(nn.Module):
         return nn.Dense(self.classes, name=HEAD)(features) if head else features
 
 
+@lru_cache(maxsize=1)
+def _projections(coeffs: int, frequencies: int) -> Float32[np.ndarray, "coeffs frequencies"]:
+    """Those of `fourier`, always the same; to draw them takes longer than to trace a network."""
+    scale = np.sqrt(2 * GAMMA / coeffs)
+    return np.random.default_rng(0).normal(scale=scale, size=(coeffs, frequencies)).astype("f4")
+
+
 class _Fourier(nn.Module):
     classes: int
     frequencies: int
@@ -120,10 +135,7 @@ class _Fourier(nn.Module):
     def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
         vectors = clips.reshape(len(clips), -1)
         coeffs = vectors.shape[1]
-        projections = np.random.default_rng(0).normal(
-            scale=np.sqrt(2 * GAMMA / coeffs), size=(coeffs, self.frequencies)
-        )
-        waves = vectors @ projections.astype(np.float32)
+        waves = vectors @ _projections(coeffs, self.frequencies)
         features = jnp.concatenate(
             [
                 vectors / np.sqrt(coeffs),
@@ -147,6 +159,37 @@ class _Fourier(nn.Module):
         return layer(HEAD)(known) + layer(CONTEXT)(waves)
 
 
+class _Linear(nn.Module):
+    classes: int
+
+    @nn.compact
+    def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
+        vectors = clips.reshape(len(clips), -1)
+        coeffs = vectors.shape[1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, coeffs)
+        variance = self.variable("batch_stats", "variance", jnp.ones, coeffs)
+        if not stored_statistics:
+            mean.value = vectors.mean(axis=0)
+            variance.value = blended(vectors.var(axis=0), len(vectors))
+        vectors = (vectors - mean.value) / jnp.sqrt(coeffs * variance.value)
+        known = jnp.concatenate([vectors, jnp.full((len(clips), 1), BIAS)], axis=1)
+        if not head:
+            return jnp.concatenate([known, vectors], axis=1)
+
+        def layer(name: str) -> nn.Dense:
+            zeros = nn.initializers.zeros
+            return nn.Dense(self.classes, use_bias=False, kernel_init=zeros, name=name)
+
+        return layer(HEAD)(known) + layer(CONTEXT)(vectors)
+
+
+def blended(
+    variance: Float[Array, " coeffs"], clips: float | Float[Array, ""]
+) -> Float[Array, " coeffs"]:
+    """The variance of so many clips, and the sources', which is 1."""
+    return (PRIOR_CLIPS + clips * variance) / (PRIOR_CLIPS + clips)
+
+
 class Model(NamedTuple):
     """A network as pure functions.
 
@@ -155,13 +198,16 @@ class Model(NamedTuple):
         apply: (parameters, clips, statistics or None) -> logits [clips, classes]. Without
             statistics the clips are normalised by their own.
         statistics: (parameters, clips) -> the clips' normalisation statistics.
-        features: as `apply`, -> what the output layer gets, [clips, features].
+        features: as `apply`, -> what the output layers get, [clips, features]: of `fourier` and
+            `linear` what is known, and after it what the context parameters read.
+        axes: of the inner metric, see `data.scale.Scale`.
     """
 
     init: Callable[[Array], Params]
     apply: Callable[[Params, Float[Array, "clips time coeffs"], Statistics | None], Array]
     statistics: Callable[[Params, Float[Array, "clips time coeffs"]], Statistics]
     features: Callable[[Params, Float[Array, "clips time coeffs"], Statistics | None], Array]
+    axes: Float[AnyArray, "coeffs axes"] | None = None
 
 
 def make_model(
@@ -179,7 +225,7 @@ def make_model(
     Args:
         classes: outputs, N + F.
         coefficients: MFCCs a frame, or descriptors.
-        network: "fourier" or one of `BLOCKS`.
+        network: "fourier", "linear" or one of `BLOCKS`.
         filters: filters of each convolution; 64 in the paper.
         units: units of the LSTM of "cnn_lstm".
         frequencies: random frequencies of "fourier".
@@ -187,6 +233,8 @@ def make_model(
     """
     if network == "fourier":
         module = _Fourier(classes, frequencies)
+    elif network == "linear":
+        module = _Linear(classes)
     else:
         module = _Network(network, classes, filters, units, convolution)
 

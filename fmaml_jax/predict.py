@@ -1,7 +1,8 @@
 """`python -m fmaml_jax.predict --model=my.model FILES_OR_FOLDERS... --format=csv`.
 
-What is found goes to standard output or `--out`; progress, and what is to be said of a file, to
-standard error. A file that cannot be used costs the others nothing; the exit code is then 2.
+What is found goes to standard output or `--out`; progress, what is to be said of a file, and the
+shares of speakers where they are known, to standard error. A file that cannot be used costs the
+others nothing; the exit code is then 2.
 """
 
 import contextlib
@@ -9,8 +10,10 @@ import math
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -18,7 +21,12 @@ from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_special
 from fmaml_jax.encoder import DEFAULT
-from fmaml_jax.recognition.formats import FORMATS
+from fmaml_jax.recognition.annotations import TIER
+from fmaml_jax.recognition.formats import FORMATS, filling
+
+if TYPE_CHECKING:
+    from fmaml_jax.recognition import Prediction
+    from fmaml_jax.recognition.recordings import Recording
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,50 +36,77 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--model is missing; for example --model=my.model")
     if math.isnan(args.abstain):  # which no limit of a flag keeps out
         raise UserError("--abstain=nan is no probability; give a number from 0 to 1")
+    if args.tier and not args.fill:
+        raise UserError(f"--tier={args.tier} is of the file to fill; give it too (--fill=FILE)")
+    if args.fill and args["format"].present:
+        raise UserError("a file that is filled keeps its format; leave out --format or --fill")
+    if args.speakers and args.channels == "split":
+        raise UserError("split channels are speakers already; leave out --channels or --speakers")
 
     # Late, so that --help does not wait for the libraries of sound.
     from fmaml_jax.recognition import recordings
 
     wanted = recordings.find_recordings(arguments)
-    out, written = args.out, FORMATS[args.format]
+    written = FORMATS[args.format]
+    if args.fill:
+        written = filling(Path(args.fill), args.tier or TIER)
+    out = args.out or args.fill
     if not out and sys.__stdout__ is None:
         raise UserError("standard output is closed; name a file: --out=FILE")
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
+    if args.fill and (len(wanted) > 1 or to_folder):
+        raise UserError("--fill is of one recording, and one file; name one of each")
     if written.single and len(wanted) > 1 and not to_folder:
         raise UserError(
             f"--format={args.format} holds one recording, and there are {len(wanted)}; give a "
             "folder: --out=FOLDER/"
         )
-    read = [args.model, *(recording.path for recording in wanted)]
-    if out and os.path.realpath(out) in map(os.path.realpath, read):
-        raise UserError(f"--out={out} is a file that is to be read; choose another name")
-    if to_folder or args.pictures:
-        recordings.require_names(wanted)
-    if to_folder:
-        recordings.require_folder(Path(out))
-    elif out and not is_special(out):
-        recordings.require_folder(Path(os.path.realpath(out)).parent)
-    if args.pictures:
-        recordings.require_folder(Path(args.pictures))
+    _require_places(args, wanted, out, to_folder)
+    if args.channels == "split":
+        recordings.require_channels(wanted)
+    turns = None
+    if args.speakers:
+        from fmaml_jax.recognition.speakers import read_turns
+
+        turns = read_turns(Path(args.speakers), [recording.path for recording in wanted])
 
     # Later still, so that a missing file is said before JAX is there.
-    from fmaml_jax.recognition import load
+    from fmaml_jax.recognition import load, predict
+    from fmaml_jax.recognition.description import describe_speakers
     from fmaml_jax.training.devices import set_up_device
 
     set_up_device()
     console.unwind_on_termination()  # so that neither a helper nor half a file stays
     recogniser = load(args.model, args.encoder)
     done: list[float | None] = []
+    kept: list[Prediction] = []
     started = time.perf_counter()
     # Closed, its progress ends before an error is said.
     with (
         recordings.helpers(recogniser, wanted) as helpers,
         contextlib.closing(
-            recordings.predict_each(recogniser, wanted, args.abstain, helpers, args.pictures, done)
+            recordings.predict_each(
+                partial(
+                    *(predict, recogniser),
+                    abstain=args.abstain,
+                    channels=args.channels,
+                    executor=helpers,
+                ),
+                *(wanted, turns, args.pictures, done),
+            )
         ) as found,
     ):
         write = recordings.write_each if to_folder else recordings.write_all
-        write(found, written, out)
+        summed_up = args.report or turns or args.channels == "split"
+        write(_keeping(found, kept) if summed_up else found, written, out)
+    if args.report and kept:
+        # Late, as pictures are, whose colours it has.
+        from fmaml_jax.recognition.overview import overview
+
+        with recordings.writing(Path(args.report)) as file:
+            file.write(overview(kept))
+    if any(prediction.speakers for prediction in kept):
+        print(describe_speakers(kept), file=sys.stderr)
     heard = [seconds for seconds in done if seconds is not None]
     if not heard:
         return 2
@@ -82,6 +117,42 @@ def main(arguments: Sequence[str]) -> int:
         file=sys.stderr,
     )
     return 0 if len(heard) == len(done) else 2
+
+
+def _require_places(
+    args: flags.FlagValues, wanted: "Sequence[Recording]", out: str, to_folder: bool
+) -> None:
+    """Checks that what is written has a place of its own, before any work is done.
+
+    Raises:
+        UserError: a file would be read and written, or two would be one, or cannot be written.
+    """
+    from fmaml_jax.recognition.recordings import require_folder, require_names
+
+    read = [args.model, *(recording.path for recording in wanted), *filter(None, [args.speakers])]
+    if out and os.path.realpath(out) in map(os.path.realpath, read):
+        raise UserError(f"--out={out} is a file that is to be read; choose another name")
+    if args.report and os.path.realpath(args.report) in map(os.path.realpath, [*read, out or "/"]):
+        raise UserError(f"--report={args.report} has another use; choose another name")
+    if to_folder or args.pictures:
+        require_names(wanted)
+    if to_folder:
+        require_folder(Path(out))
+    elif out and not is_special(out):
+        require_folder(Path(os.path.realpath(out)).parent)
+    if args.pictures:
+        require_folder(Path(args.pictures))
+    if args.report:
+        require_folder(Path(os.path.realpath(args.report)).parent)
+
+
+def _keeping(
+    found: "Iterator[tuple[Recording, Prediction]]", kept: "list[Prediction]"
+) -> "Iterator[tuple[Recording, Prediction]]":
+    """The same, and each prediction is kept."""
+    for recording, prediction in found:
+        kept.append(prediction)
+        yield recording, prediction
 
 
 def define_flags() -> None:
@@ -95,7 +166,28 @@ def define_flags() -> None:
         "out", "", "File to write, or a folder for one file a recording; else standard output."
     )
     flags.DEFINE_float("abstain", 0.0, "Less probable answers are 'unsure'.", 0.0, 1.0)
+    flags.DEFINE_string(
+        "fill",
+        "",
+        "A TextGrid or .eaf to put the labels of one recording into, all else in it untouched; it "
+        "is replaced, or with --out the file to write is another.",
+    )
+    flags.DEFINE_string("tier", "", "The tier to fill, empty or new (else 'emotion').")
+    flags.DEFINE_enum(
+        "channels",
+        "mixed",
+        ["mixed", "split"],
+        "mixed into one, or split: each is a speaker of a call.",
+    )
+    flags.DEFINE_string(
+        "speakers",
+        "",
+        "Where it is said who speaks when: an RTTM, or a CSV: file,speaker[,start,end].",
+    )
     flags.DEFINE_string("pictures", "", "Folder for a PNG of each file's timeline.")
+    flags.DEFINE_string(
+        "report", "", "An HTML page to write: timelines, shares, and the least sure segments."
+    )
 
 
 if __name__ == "__main__":

@@ -31,7 +31,28 @@ def test_a_stream_has_the_samples_of_the_clip(path, rate, channels):
     blocks = list(read_blocks(path).blocks)
     assert len(blocks) > 2
     np.testing.assert_array_equal(np.concatenate(blocks), whole)
-    assert probe(path) == (rate, len(samples) / rate)
+    assert probe(path) == (rate, len(samples) / rate, channels)
+
+
+@pytest.mark.parametrize(("suffix", "factor"), [(".wav", -1.0), (".wav", 0.01), (".ogg", -1.0)])
+def test_one_channel_is_what_a_file_of_it_alone_is(path, suffix, factor):
+    """Also where the other cancels it, or is far stronger."""
+    first = noise(2, rate=SAMPLE_RATE)
+    path = path.with_suffix(suffix)
+    soundfile.write(path, np.stack([first, factor * first], axis=1), SAMPLE_RATE)
+    assert probe(path).channels == 2
+    decoded, _ = soundfile.read(path, dtype="float32")
+    for channel in range(2):
+        alone = path.with_name("alone.wav")
+        soundfile.write(alone, decoded[:, channel], SAMPLE_RATE, "FLOAT")
+        expected = read_clip(alone, 0.5, 1.5)
+        found = read_clip(path, 0.5, 1.5, channel)
+        np.testing.assert_allclose(found.samples, expected.samples, atol=1e-4)
+        assert found.findings == ()
+        blocks = np.concatenate(list(read_blocks(path, channel).blocks))
+        np.testing.assert_allclose(blocks, read_clip(alone).samples, atol=1e-4)
+    with pytest.raises(AudioError, match="without a channel 3"):
+        read_blocks(path, 2)
 
 
 def test_a_part_is_a_slice(path):

@@ -161,3 +161,12 @@ def test_help_does_not_wait_for_what_the_work_needs(command):
     assert f"python -m {command} " in done.stdout
     assert "flags:" in done.stdout
     assert not SLOW & set(json.loads(done.stderr))
+
+
+def test_a_first_answer_waits_for_no_library_that_it_does_not_need():
+    check = "import sys, fmaml_jax.recognition.interface; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    unneeded = {"matplotlib", "orbax", "pandas", "scipy.optimize", "scipy.stats", "sklearn"}
+    assert not unneeded & set(done.stdout.split())

@@ -163,20 +163,20 @@ def test_a_clip_is_computed_as_if_alone(stacked, compute):
             np.testing.assert_array_equal(mine[0], theirs[number])  # copies are found by that
 
 
-def test_all_clips_are_dealt_in_order_to_groups_that_have_room():
+def test_all_clips_are_dealt_to_groups_that_have_room():
     lengths = np.random.default_rng(0).integers(1, 500, 300).tolist() + [1] * 100 + [2048] * 2
     groups = campplus.deal(lengths)
-    assert list(itertools.chain(*groups)) == list(range(len(lengths)))
+    assert sorted(itertools.chain(*groups)) == list(range(len(lengths)))
     assert campplus.deal([298] * 4) == [[0, 1], [2, 3]]  # hardly any padding
-    for group, following in zip(groups, [*groups[1:], None], strict=True):
+    assert campplus.deal([200, 500, 600, 100]) == [[2], [1, 3], [0]]
+    for number, group in enumerate(groups):
         clips = campplus.lay([np.ones((lengths[clip], 80), np.float32) for clip in group])
         assert clips.heard.sum() == sum(lengths[clip] for clip in group)
         assert len(group) <= campplus.MOST_CLIPS
-        if following and len(group) < campplus.MOST_CLIPS:
-            more = [*group, following[0]]
-            taken = sum(-(-lengths[clip] // 2) * 2 + campplus.PAUSE for clip in more)
-            fitting = next(n for n in campplus.FRAMES[1:] if n >= lengths[group[0]])
-            assert taken > fitting + campplus.PAUSE
+        fitting = next(n for n in campplus.FRAMES[1:] if n >= lengths[group[0]])
+        for later in groups[number + 1 :]:  # which begin with what found no room before
+            taken = sum(-(-lengths[clip] // 2) * 2 + campplus.PAUSE for clip in [*group, later[0]])
+            assert taken > fitting + campplus.PAUSE or len(group) == campplus.MOST_CLIPS
 
 
 def test_energies_know_neither_gain_nor_offset():
@@ -233,6 +233,24 @@ def test_windows_are_parts_of_what_is_heard_at_once(encoder):
         alone = describe([long[begin : begin + 48_000]])[0]
         assert np.corrcoef(vector, alone)[0, 1] > 0.9
     assert np.abs(found[1] - found[2]).max() > 0.1
+
+
+def test_clips_that_are_described_at_once_are_one_program(encoder, monkeypatch):
+    config = features.with_weights(EncoderConfig(), encoder)
+    describe = features.describer(config, encoder)
+    sounds = [sound(2.0 - number / 10, seed=number) for number in range(4)]
+    alone = [describe([samples])[0] for samples in sounds]
+    lay, laid = campplus.lay, []
+
+    def note(*given):
+        laid.append(lay(*given))
+        return laid[-1]
+
+    monkeypatch.setattr(campplus, "lay", note)
+    together = describe(sounds)
+    assert [len(clips.heard) for clips in laid] == [campplus.FRAMES[1]] * 2
+    assert not laid[-1].heard[campplus.FRAMES[0] :].any()  # alone it would be a short row
+    np.testing.assert_array_equal(together, alone)
 
 
 def test_an_encoder_with_other_weights_is_refused(encoder):

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import jsonschema
 import numpy as np
 import pytest
 import soundfile
+import textgrid
 
 from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common.errors import UserError
@@ -61,6 +63,14 @@ def place(trained, tmp_path_factory):
     rate = soundfile.info(speech.paths[0]).samplerate
     pauses = [np.concatenate([clip, np.zeros(rate)]) for clip in samples]
     soundfile.write(top / "call.wav", np.concatenate(pauses), rate)
+    grid = textgrid.TextGrid(maxTime=2.0)
+    words = textgrid.IntervalTier("words", 0.0, 2.0)
+    words.add(0.5, 1.5, "say")
+    grid.append(words)
+    grid.write(str(top / "call.TextGrid"))
+    line = "SPEAKER {} 1 0.5 {} <NA> <NA> {} <NA> <NA>\n"
+    (top / "other.rttm").write_text(line.format("other", 2.0, "Ann"))
+    (top / "call.rttm").write_text(line.format("call", 2.0, "Ann") + line.format("call", 3.0, "Bo"))
     return top
 
 
@@ -250,6 +260,27 @@ def test_predict_writes_files_and_pictures(enrolled, place, tmp_path):
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
+def test_predict_is_told_who_speaks_and_reports(enrolled, place, tmp_path):
+    told = [f"--speakers={place}/call.rttm", place / "call.wav"]
+    report, filled = tmp_path / "all.html", tmp_path / "call.TextGrid"
+    done = command("predict", f"--model={enrolled[1]}", *told, f"--report={report}")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader(io.StringIO(done.stdout, newline="")))
+    assert {row["speaker"] for row in rows} == {"Ann", "Bo"}
+    said = re.findall(r"/call\.wav +(\w+) +(\d\.\d) ", done.stderr)
+    assert said == [("Ann", "2.0"), ("Bo", "3.0")]
+    assert "1 recording" in report.read_text()
+    seconds = soundfile.info(place / "call.wav").duration
+    grid = textgrid.TextGrid.fromFile(str(place / "call.TextGrid"))
+    grid.maxTime = grid[0].maxTime = seconds
+    grid.write(str(filled))
+    done = command("predict", f"--model={enrolled[1]}", *told, f"--fill={filled}", "--tier=mood")
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout
+    grid = textgrid.TextGrid.fromFile(str(filled))
+    assert [tier.name for tier in grid] == ["words", "mood@Ann", "mood@Bo"]
+
+
 def test_one_bad_file_costs_the_others_nothing(enrolled, place, tmp_path):
     for name in ("empty.wav", "text.wav"):
         (tmp_path / name).write_text("no audio" * (name == "text.wav"))
@@ -346,6 +377,56 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
             ["--model=MODEL", "--out=PLACE/call.wav/x.csv", "PLACE/heard"],
             "call.wav; name a folder that can be written",
         ),
+        (
+            "enrol",
+            ["--checkpoint=RUN", "--support=PLACE/call.TextGrid", "--out=PLACE/x", "--tier=mood"],
+            "call.TextGrid has no tier 'mood'; choose one with --tier: it has words",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--channels=split", "PLACE/call.wav"],
+            "call.wav has one channel, and none",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--speakers=PLACE/other.rttm", "PLACE/call.wav"],
+            "other.rttm is of other, and not of PLACE/call.wav; give the one of these recordings",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--speakers=x.rttm", "--channels=split", "PLACE/call.wav"],
+            "split channels are speakers already; leave out --channels or --speakers",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--fill=PLACE/call.TextGrid", "--tier=words", "PLACE/call.wav"],
+            "the tier 'words' of PLACE/call.TextGrid is filled already; name another one",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--fill=PLACE/call.TextGrid", "PLACE/call.wav"],
+            "call.TextGrid lasts 2 s, and the recording",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--fill=PLACE/call.TextGrid", "PLACE/heard"],
+            "--fill is of one recording, and one file; name one of each",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--fill=PLACE/call.TextGrid", "--format=eaf", "PLACE/call.wav"],
+            "a file that is filled keeps its format; leave out --format or --fill",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--tier=mood", "PLACE/call.wav"],
+            "give it too (--fill=FILE)",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--report=PLACE/x", "--out=PLACE/x", "PLACE/call.wav"],
+            "has another use; choose another name",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_code_2(
@@ -360,7 +441,7 @@ def test_bad_input_is_one_sentence_and_code_2(
     assert done.returncode == 2
     *_, last = done.stderr.strip().splitlines()
     assert last.startswith("error: ")
-    assert sentence in last
+    assert fill(sentence) in last
     assert "Traceback" not in done.stderr
     assert not (place / "x").exists()
 

@@ -66,6 +66,10 @@ def test_json(prediction):
     )
     assert second["segments"] == []
     check.validate(json.loads(written("json")))
+    told = [segment._replace(speaker="Ann") for segment in prediction.segments]
+    spoken = written("json", prediction._replace(segments=tuple(told), speakers=("Ann",)))
+    check.validate(json.loads(spoken))
+    assert spoken.count('"speaker": "Ann"') == 3
     first["segments"][0]["extra"] = 1
     with pytest.raises(jsonschema.ValidationError):
         check.validate(document)
@@ -118,6 +122,12 @@ def test_rttm(prediction):
     assert lines[1][1] == 'a%20"call",%201%0Aof%202.wav'
     assert lines[1][7] == "żal_nowy"
     assert (float(lines[1][3]), float(lines[1][4])) == pytest.approx((1.235, 1.265), abs=1e-3)
+
+
+def test_rttm_has_the_speaker_as_subtype(prediction):
+    told = [segment._replace(speaker="Ann B") for segment in prediction.segments]
+    text = written("rttm", prediction._replace(segments=tuple(told), speakers=("Ann B",)))
+    assert {line.split()[6] for line in text.splitlines()} == {"Ann_B"}
 
 
 def test_rttm_tells_recordings_apart(prediction):

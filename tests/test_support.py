@@ -120,7 +120,7 @@ def test_findings(tmp_path, trained, start):
         return read_clip_as(speech.of("anger")[0], "anger", start, part=(0.0, end)).findings
 
     assert of_part(len(samples) / rate + 0.09) == of_part(None) == ()
-    assert "ends earlier than the CSV says" in of_part(len(samples) / rate + 0.2)[0]
+    assert "ends earlier than its list says" in of_part(len(samples) / rate + 0.2)[0]
 
 
 def clip_of(start, trained, label="joy", digest="a", speaker="", findings=()):

@@ -5,6 +5,7 @@ import itertools
 import time
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from fmaml_jax.recognition.timeline import (
     STRETCH_CHUNKS,
     UNSURE,
     WINDOW,
+    Segment,
     Stretch,
     _described,
     _merged,
@@ -67,7 +69,8 @@ def piece(start, end, *probabilities):
 
 def pieces_of(samples, abstain=0.0, start=0):
     stretch = Stretch(start, samples)
-    ((_, windows),) = _described([stretch], cut, None)
+    (((found,), windows),) = _described([stretch], cut, None)
+    assert found is stretch
     return list(_pieces(stretch, levels(windows), abstain))
 
 
@@ -286,7 +289,7 @@ def test_a_short_file_is_one_clip_even_without_sound(tmp_path):
     found = predict_file(str(tmp_path / "clip.wav"), CLASSES, cut, levels)
     assert (found.seconds, found.classes) == (3.0, CLASSES)
     (segment,) = found.segments
-    assert segment == (0.0, 3.0, "low", 1.0, (1.0, 0.0))
+    assert segment == Segment(0.0, 3.0, "low", 1.0, (1.0, 0.0))
     unsure = predict_file(
         str(tmp_path / "clip.wav"), CLASSES, cut, lambda w: np.full((1, 2), 0.5), abstain=0.6
     )
@@ -352,7 +355,7 @@ def test_files_of_less_than_a_second_count_for_progress(tmp_path, recogniser, ca
     found = find_recordings([str(tmp_path)])
     assert [recording.seconds for recording in found] == [1, 1, 2, 0]
     done = []
-    assert len(list(predict_each(recogniser, found, 0.0, None, "", done))) == 3
+    assert len(list(predict_each(partial(predict, recogniser), found, None, "", done))) == 3
     assert "100% 4/4" in capsys.readouterr().err.splitlines()[-1]
     assert done[3] is None
 
@@ -476,7 +479,7 @@ def test_stretches_are_described_elsewhere_in_their_order_and_not_too_far_ahead(
 
     with ThreadPoolExecutor(2) as executor:
         described = _described(stretches(), describe, executor)
-        for number, (stretch, windows) in enumerate(described):
+        for number, ((stretch,), windows) in enumerate(described):
             assert stretch.start == windows[0][0] == number
             assert len(windows) == len(stretch.windows()[0])
             assert len(running) <= number + AHEAD

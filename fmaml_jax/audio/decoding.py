@@ -116,7 +116,12 @@ def probe(path: str | os.PathLike) -> Header:
         raise _refusal(path, error) from error
 
 
-def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = None) -> Sound:
+def read_clip(
+    path: str | os.PathLike,
+    start: float = 0.0,
+    end: float | None = None,
+    channel: int | None = None,
+) -> Sound:
     """Decodes a file to one channel at `SAMPLE_RATE`, without a constant offset.
 
     That channel is the mean of all, or where they cancel each other, or all but one are as good as
@@ -126,13 +131,14 @@ def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = N
         path: a file of any format that libsndfile or FFmpeg reads.
         start: where the part to read begins, in seconds.
         end: where it ends; None is the end of the file.
+        channel: the one to read, from 0 on, instead.
 
     Returns:
         At least one sample, all finite, not all zero.
 
     Raises:
-        AudioError: the file is unreadable, empty, truncated, damaged, holds NaN or infinity, or is
-            silent.
+        AudioError: the file is unreadable, empty, truncated, damaged, holds NaN or infinity, is
+            silent, or lacks the channel.
     """
     held: list[Block] | None = []
     size = 0
@@ -147,7 +153,7 @@ def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = N
                 held.append(block)
             yield block
 
-    survey = _survey(decoded())
+    survey = _survey(decoded(), channel)
     again = _decoded(path, start, end) if held is None else held
     samples = np.concatenate([_mono(block, survey) for block in again])
     if not samples.any():
@@ -161,7 +167,9 @@ def read_clip(path: str | os.PathLike, start: float = 0.0, end: float | None = N
 
 
 def read_blocks(
-    path: str | os.PathLike, look: Callable[[float], Any] = lambda seconds: None
+    path: str | os.PathLike,
+    channel: int | None = None,
+    look: Callable[[float], Any] = lambda seconds: None,
 ) -> Stream:
     """The samples of `read_clip`, the same ones, in blocks of some seconds.
 
@@ -170,6 +178,7 @@ def read_blocks(
 
     Args:
         path: the file.
+        channel: see `read_clip`.
         look: is told the seconds that have been decoded, again and again before there is a block.
 
     Raises:
@@ -183,7 +192,7 @@ def read_blocks(
             look(seconds)
             yield block
 
-    survey = _survey(watched())
+    survey = _survey(watched(), channel)
     return Stream(
         _resampled(_decoded(path), survey),
         survey.sample_rate,
@@ -218,8 +227,8 @@ def _decoded(
         raise _refusal(path, error) from error
 
 
-def _survey(blocks: Iterable[Block]) -> _Survey:
-    """Which channel, and which offset: both depend on all samples."""
+def _survey(blocks: Iterable[Block], channel: int | None) -> _Survey:
+    """Which channel, where none is asked for, and which offset: both depend on all samples."""
     frames = sample_rate = 0
     findings: list[str] = []
     total = energy = high = low = mixed = np.zeros(1)
@@ -235,8 +244,9 @@ def _survey(blocks: Iterable[Block]) -> _Survey:
             low = np.minimum(low, exact.min(axis=0)) if frames else exact.min(axis=0)
             frames += len(block.samples)
     mean = total / max(1, frames)
-    channel = None
-    if len(mean) > 1:
+    if channel is not None and channel >= len(mean):
+        raise AudioError(f"without a channel {channel + 1}")
+    if channel is None and len(mean) > 1:
         power = energy - frames * mean**2
         mixed_power = float(mixed[0]) - frames * mean.mean() ** 2
         strongest = int(power.argmax())

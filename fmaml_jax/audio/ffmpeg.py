@@ -66,7 +66,7 @@ class _Tally:
 def probe(path: str | os.PathLike) -> Header:
     """Reads a file's header alone; see `decoding.probe`."""
     with _opened(path) as source:
-        return Header(source.stream.rate, source.estimate)
+        return Header(source.stream.rate, source.estimate, source.stream.layout.nb_channels)
 
 
 def decode(

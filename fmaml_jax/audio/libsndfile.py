@@ -28,7 +28,7 @@ _CUT_SHORT = ("does not match value from 'ds64' chunk", "Seems to be a truncated
 def probe(path: str | os.PathLike) -> Header:
     """Reads a file's header alone; see `decoding.probe`."""
     with _opened(path) as sound:
-        return Header(sound.samplerate, sound.frames / sound.samplerate)
+        return Header(sound.samplerate, sound.frames / sound.samplerate, sound.channels)
 
 
 def decode(

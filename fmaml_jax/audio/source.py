@@ -23,10 +23,12 @@ class Header(NamedTuple):
     Attributes:
         sample_rate: samples per second.
         seconds: its length; 0 where it does not say.
+        channels: how many it has.
     """
 
     sample_rate: int
     seconds: float
+    channels: int = 1
 
 
 class Block(NamedTuple):

@@ -60,12 +60,13 @@ def hear(chunks: Iterable[Samples]) -> Iterator[Heard]:
     chunks = iter(chunks)
     with _detector() as detector:
         while batch := list(itertools.islice(chunks, _LEVELLED_CHUNKS)):
-            levels = [np.sqrt(np.mean(np.square(chunk, dtype=np.float64))) for chunk in batch]
-            gain = np.float32(_LEVEL / max(_FLOOR, np.percentile(levels, _LOUD)))
-            for chunk in batch:
-                levelled = np.clip(gain * chunk, -1, 1)
-                raw = levelled.tobytes().ljust(CHUNK * levelled.itemsize, b"\0")
-                yield Heard(chunk, detector.process(raw))
+            samples = np.zeros((len(batch), CHUNK), np.float32)
+            for row, chunk in zip(samples, batch, strict=True):
+                row[: len(chunk)] = chunk
+            powers = np.square(samples, dtype=np.float64).sum(axis=1) / [*map(len, batch)]
+            gain = np.float32(_LEVEL / max(_FLOOR, np.percentile(np.sqrt(powers), _LOUD)))
+            for chunk, levelled in zip(batch, np.clip(gain * samples, -1, 1), strict=True):
+                yield Heard(chunk, detector.process(levelled.tobytes()))
 
 
 def has_speech(samples: Samples) -> bool:

@@ -23,7 +23,7 @@ _SOUND = re.compile(
 
 def is_audio(file: str) -> bool:
     """Whether a posix path has the name of a sound file, and neither it nor a folder is hidden."""
-    return _named_as_sound(file) and not _is_hidden(file)
+    return _named_as_sound(file) and not is_hidden(file)
 
 
 def passed_over(files: Iterable[str]) -> str:
@@ -35,7 +35,7 @@ def passed_over(files: Iterable[str]) -> str:
     for file in files:
         if not (is_audio(file) or _is_of_a_system(file)):
             suffix = PurePosixPath(file).suffix.lower() or "without a suffix"
-            kinds["hidden" if _is_hidden(file) else suffix].append(file)
+            kinds["hidden" if is_hidden(file) else suffix].append(file)
     return ", ".join(
         f"{len(names)} {kind} ({', '.join(sorted(names))})" for kind, names in sorted(kinds.items())
     )
@@ -45,13 +45,14 @@ def _named_as_sound(file: str) -> bool:
     return _SOUND.fullmatch(PurePosixPath(file).suffix) is not None
 
 
-def _is_hidden(file: str) -> bool:
+def is_hidden(file: str) -> bool:
+    """Whether a posix path, or a folder of it, is hidden, as what systems leave behind is."""
     return any(part.startswith(".") for part in PurePosixPath(file).parts)
 
 
 def _is_of_a_system(file: str) -> bool:
     name = PurePosixPath(file).name
-    if _is_hidden(file):  # sound that somebody has hidden is said, unless the Finder has made it
+    if is_hidden(file):  # sound that somebody has hidden is said, unless the Finder has made it
         return name.startswith("._") or not _named_as_sound(file)
     return name.lower() in ("thumbs.db", "desktop.ini")
 

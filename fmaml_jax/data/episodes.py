@@ -19,7 +19,7 @@ from fmaml_jax.data.guard import (
     make_division,
     query_groups,
 )
-from fmaml_jax.data.split import Groups, Pool
+from fmaml_jax.data.split import Groups, Pool, lenders
 
 SPLITS = ("train", "val", "test")
 
@@ -178,6 +178,9 @@ def sample(
     output positions carry no meaning; the others keep theirs. Validation and test keep the
     classes' own order, which names the outputs.
 
+    An emotion that a training pool has no clip of lends its places to the others, in turn: the task
+    has as many clips, and none of that class.
+
     Queries and supports of two shapes have as many clips in common as can be: a task's query is
     the same for every K, the support of fewer shots is part of that of more, and neither depends
     on whether fixed classes have a support. Methods are so compared on the same clips.
@@ -242,13 +245,24 @@ def _sample_task(
         of_query = [np.isin(groups[drawn], asked) for drawn in clips]
         for_query = [drawn[side] for drawn, side in zip(clips, of_query, strict=True)]
         for_support = [drawn[~side] for drawn, side in zip(clips, of_query, strict=True)]
-    support = [drawn[:count] for drawn, count in zip(for_support, shape.support, strict=True)]
-    query = [
-        drawn[len(drawn) - count :] for drawn, count in zip(for_query, shape.query, strict=True)
-    ]
+    lending = lenders(for_support, shape.ways)
+    support = _drawn(for_support, lending, shape.support)
+    query = _drawn([drawn[::-1] for drawn in for_query], lending, shape.query)
     return (
         np.concatenate(support),
-        np.repeat(positions, shape.support),
-        np.concatenate(query),
-        np.repeat(positions, shape.query),
+        np.repeat(positions[lending], shape.support),
+        np.concatenate([drawn[::-1] for drawn in query]),
+        np.repeat(positions[lending], shape.query),
     )
+
+
+def _drawn(
+    clips: Sequence[np.ndarray], lending: Sequence[int], counts: Sequence[int]
+) -> list[np.ndarray]:
+    """So many clips for each class from the front of its lender's, none twice."""
+    begins = [0] * len(clips)
+    drawn = []
+    for lender, count in zip(lending, counts, strict=True):
+        drawn.append(clips[lender][begins[lender] : begins[lender] + count])
+        begins[lender] += count
+    return drawn

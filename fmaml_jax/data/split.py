@@ -6,7 +6,9 @@ no pool but the test's, and validation holds whole source speakers that training
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
@@ -231,6 +233,7 @@ def require_clips(
     classes: Sequence[str],
     needed: Sequence[int],
     flags: str,
+    lacking: int = 0,
 ) -> None:
     """Checks that tasks can be drawn.
 
@@ -239,17 +242,39 @@ def require_clips(
         classes: their names.
         needed: clips that a task draws from each class.
         flags: the flags that make up these numbers, for the message.
+        lacking: of the first so many classes a language may have no clip at all, if it has two
+            others of them, which then lend theirs; see `lenders`.
 
     Raises:
         UserError: names the class, the language, the clips there are and the clips needed.
     """
     for language, pool in pools.items():
-        for label, clips, count in zip(classes, pool, needed, strict=True):
+        lent = Counter(lenders(pool, lacking))
+        for number, (label, clips, count) in enumerate(zip(classes, pool, needed, strict=True)):
+            count *= lent[number]
             if len(clips) < count:
                 raise UserError(
                     f"class {label} of language {language} has {len(clips)} clips where a task "
                     f"needs {count}; add clips, lower {flags}, or change --emotions or --fixed"
                 )
+
+
+def lenders(pool: Pool, lacking: int) -> list[int]:
+    """The class whose clips a task draws in place of each class's: its own, where it has any.
+
+    Args:
+        pool: the clips of each class.
+        lacking: the first so many classes may have none, if two of them have; those that have lend
+            in turn.
+    """
+    having = [number for number in range(lacking) if len(pool[number])]
+    if len(having) < 2:
+        return list(range(len(pool)))
+    lending = cycle(having)
+    return [
+        next(lending) if number < lacking and not len(clips) else number
+        for number, clips in enumerate(pool)
+    ]
 
 
 def _shared_parts(clips: Clips, label: str) -> list[Int[np.ndarray, " _"]]:

@@ -74,7 +74,7 @@ class Layers(NamedTuple):
 
 
 def deal(lengths: Sequence[int]) -> list[list[int]]:
-    """Which clips are laid together, in their order: as many as there is room for.
+    """Which clips are laid together: each, the longest first, in the first group with room for it.
 
     They share `FRAMES[1]`, or more where one of them asks for it alone.
 
@@ -82,14 +82,19 @@ def deal(lengths: Sequence[int]) -> list[list[int]]:
         lengths: of each clip, in frames; at most `FRAMES[-1]`.
     """
     groups: list[list[int]] = []
-    room = 0
-    for clip, length in enumerate(lengths):
-        if not groups or _room(length) > room or len(groups[-1]) == MOST_CLIPS:
+    rooms: list[int] = []
+    for clip in sorted(range(len(lengths)), key=lambda clip: -lengths[clip]):
+        needed = _room(lengths[clip])
+        for number, room in enumerate(rooms):
+            if needed <= room and len(groups[number]) < MOST_CLIPS:
+                break
+        else:
+            number = len(groups)
             groups.append([])
-            frames = next(frames for frames in FRAMES[1:] if frames >= length)
-            room = frames + PAUSE  # none is needed after the last one
-        groups[-1].append(clip)
-        room -= _room(length)
+            frames = next(frames for frames in FRAMES[1:] if frames >= lengths[clip])
+            rooms.append(frames + PAUSE)  # none is needed after the last one
+        groups[number].append(clip)
+        rooms[number] -= needed
     return groups
 
 
@@ -98,9 +103,9 @@ def _room(length: int) -> int:
     return -(-length // 2) * 2 + PAUSE
 
 
-def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]]) -> Clips:
-    """Lays the clips of one group of `deal` end to end."""
-    needed = sum(_room(len(clip)) for clip in energies) - PAUSE
+def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]], least: int = 0) -> Clips:
+    """Lays the clips of one group of `deal` end to end, in one of `FRAMES` that is `least` long."""
+    needed = max(least, sum(_room(len(clip)) for clip in energies) - PAUSE)
     frames = next(length for length in FRAMES if length >= needed)
     steps = frames // 2
     joined, heard = np.zeros((frames, MELS), np.float32), np.zeros(frames, bool)
@@ -117,7 +122,7 @@ def lay(energies: Sequence[Float32[np.ndarray, "_ {MELS}"]]) -> Clips:
         clip_of[segment : segment + own[-1] + 1] = number
         frame += _room(len(clip))
         segment += own[-1] + 1
-    return Clips(*map(jnp.asarray, (joined, heard, clip_at, segment_at, clip_of)))
+    return Clips(*map(jax.device_put, (joined, heard, clip_at, segment_at, clip_of)))
 
 
 def stack(params: Mapping[str, Float32[np.ndarray, "..."]]) -> dict[str, np.ndarray]:

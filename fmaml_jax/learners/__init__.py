@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from fmaml_jax.common.errors import UserError
@@ -37,6 +38,8 @@ TRAINED = (
 """Those of every network that is trained on tasks of the sources."""
 ADAPTED = ("inner_lr", "test_inner_steps", "support_loss")
 """Those of adaptation to the target's support by gradient steps."""
+MEASURED = ("inner_metric", "inner_decay")
+"""Those of steps in a metric, which are pulled back to the start."""
 META_LEARNED = (*TRAINED, *ADAPTED, "inner_steps", "first_order", "outer_decay", "positions")
 """Those of a start that is trained through its adaptation."""
 UNSUPPORTED = ("inner_outputs", "fixed_bias")
@@ -51,6 +54,7 @@ class Network(NamedTuple):
         supports: values that `--support` may have, the method's own first. "emotions" is the
             N + F rule; "all" a plain (N + F)-way problem, fixed classes like any other.
         reads: the settings it reads, beside `EVERY` and `NETWORK`.
+        lacking: whether training tasks may lack emotions that their corpus has no clip of.
         shuffles: whether training tasks may shuffle the positions of the classes with support.
         uses_sources: whether it learns from the source languages.
     """
@@ -58,6 +62,7 @@ class Network(NamedTuple):
     make: Callable[[Config, Model], Learner]
     supports: tuple[str, ...]
     reads: tuple[str, ...]
+    lacking: bool = True
     shuffles: bool = True
     uses_sources: bool = True
 
@@ -66,15 +71,16 @@ class Classifier(NamedTuple):
     """A method without a network, fitted to each test episode: a row of the table.
 
     Attributes:
-        make: what `functionals` says.
-        supports, uses_sources: as in `Network`.
+        make: settings -> what `functionals` says.
+        supports, uses_sources, lacking: as in `Network`.
         reads: the settings it reads, beside `EVERY`.
     """
 
-    make: functionals.Make
+    make: Callable[[Config], functionals.Make]
     supports: tuple[str, ...]
     reads: tuple[str, ...] = ()
     uses_sources: bool = True
+    lacking: bool = True
 
 
 Method = Network | Classifier
@@ -83,26 +89,27 @@ _N_PLUS_F = (*META_LEARNED, "start_weight", *UNSUPPORTED)
 _BOTH = ("emotions", "all")
 
 METHODS: dict[str, Method] = {
-    "fmaml": Network(fmaml.make, ("emotions",), _N_PLUS_F),
-    "metaser": Network(fmaml.make, ("all",), _N_PLUS_F),  # Chopra et al. 2021
+    "fmaml": Network(fmaml.make, ("emotions",), (*_N_PLUS_F, *MEASURED)),
+    "metaser": Network(fmaml.make, ("all",), (*_N_PLUS_F, *MEASURED)),  # Chopra et al. 2021
     "meta_sgd": Network(meta_sgd.make, _BOTH, _N_PLUS_F),
     "mamlpp": Network(mamlpp.make, _BOTH, (*META_LEARNED, *UNSUPPORTED)),
     "reptile": Network(
         reptile.make,
         _BOTH,
         (*TRAINED, *ADAPTED, "inner_steps", "outer_decay", "positions", *UNSUPPORTED),
+        lacking=False,
     ),
-    "anil": Network(anil.make_anil, _BOTH, _N_PLUS_F),
-    "boil": Network(anil.make_boil, _BOTH, _N_PLUS_F),
+    "anil": Network(anil.make_anil, _BOTH, (*_N_PLUS_F, *MEASURED)),
+    "boil": Network(anil.make_boil, _BOTH, (*_N_PLUS_F, *MEASURED)),
     # What compares with class means or members is the same in any order of the classes.
-    "protonet": Network(protonet.make, ("all",), TRAINED),
-    "matching": Network(matching.make, ("all",), TRAINED),
-    "relation": Network(relation.make, ("all",), TRAINED),
+    "protonet": Network(protonet.make, ("all",), TRAINED, lacking=False),
+    "matching": Network(matching.make, ("all",), TRAINED, lacking=False),
+    "relation": Network(relation.make, ("all",), TRAINED, lacking=False),
     "pooled": Network(pooled.make, _BOTH, (*TRAINED, "outer_decay", "fixed_bias"), shuffles=False),
     "pooled_finetune": Network(
         pooled.make_finetune,
         _BOTH,
-        (*TRAINED, *ADAPTED, "outer_decay", *UNSUPPORTED),
+        (*TRAINED, *ADAPTED, *MEASURED, "outer_decay", *UNSUPPORTED),
         shuffles=False,
     ),
     "supervised": Network(
@@ -112,12 +119,16 @@ METHODS: dict[str, Method] = {
         ("meta_steps", "outer_lr", "support_loss", "inner_outputs", "val_fraction", "task_domain"),
         uses_sources=False,
     ),
-    "functionals": Classifier(functionals.support_svm, ("all", "emotions"), uses_sources=False),
+    "functionals": Classifier(
+        lambda _: functionals.support_svm, ("all", "emotions"), uses_sources=False
+    ),
     "functionals_fixed": Classifier(
-        functionals.fixed_svm, ("emotions",), ("val_fraction", "task_domain")
+        lambda _: functionals.fixed_svm, ("emotions",), ("val_fraction", "task_domain")
     ),
     "functionals_pooled": Classifier(
-        functionals.pooled_regression, _BOTH, ("val_fraction", "task_domain")
+        lambda config: partial(functionals.pooled_regression, penalty=config.penalty),
+        _BOTH,
+        ("val_fraction", "task_domain", "penalty"),
     ),
 }
 

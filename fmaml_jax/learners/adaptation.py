@@ -20,6 +20,9 @@ Adapt = Callable[[Params, Task, int], tuple[Params, Params]]
 """(learner's parameters, task, steps) -> the adapted network's parameters, and those before
 adaptation and after each step (a leading axis of `steps` + 1)."""
 
+UNASKED = -1e9
+"""Logit of a class that is left out of a task; its probability is 0, and so are its gradients."""
+
 
 def make_support_loss(config: Config, model: Model) -> Callable[[Params, Labelled], Scalar]:
     """L_S: the network's cross-entropy on (clips, labels, weights), a task's `labelled` support.
@@ -29,13 +32,18 @@ def make_support_loss(config: Config, model: Model) -> Callable[[Params, Labelle
     By `config.inner_outputs` the softmax is over all outputs, or over those of the classes with a
     support: a fixed class without clips is then neither learned nor unlearned. By
     `config.support_loss` the loss is the mean over the clips or, as in equation (1), their sum.
+    Emotions that the task's corpus lacks are left out of the softmax.
     """
+    ways = len(config.emotions)
     protected = config.inner_outputs == "supported" and config.support == "emotions"
-    outputs = len(config.emotions) if protected else len(config.classes)
+    outputs = ways if protected else len(config.classes)
 
     def support_loss(params: Params, labelled: Labelled) -> Scalar:
         clips, labels, weights = labelled
-        loss = cross_entropy(model.apply(params, clips, None)[:, :outputs], labels, weights)
+        logits = model.apply(params, clips, None)[:, :outputs]
+        asked = (labels[:, None] == jnp.arange(outputs)).any(axis=0)
+        logits = jnp.where(asked | (jnp.arange(outputs) >= ways), logits, UNASKED)
+        loss = cross_entropy(logits, labels, weights)
         if config.support_loss == "sum":
             loss *= len(labels) if weights is None else weights.sum()
         return loss
@@ -52,7 +60,10 @@ def query_logits(
 
 
 def query_loss(logits: Float[Array, "queries classes"], task: Task) -> tuple[Scalar, Scalar]:
-    """Cross-entropy and accuracy of the query."""
+    """Cross-entropy and accuracy of the query; classes without any clip in the task are left out."""
+    labels = jnp.concatenate([task.support_labels, task.query_labels])
+    asked = (labels[:, None] == jnp.arange(logits.shape[1])).any(axis=0)
+    logits = jnp.where(asked, logits, UNASKED)
     accuracy = jnp.mean(logits.argmax(axis=-1) == task.query_labels)
     return cross_entropy(logits, task.query_labels), accuracy
 

@@ -5,7 +5,11 @@ every query and in no support. With all classes in the support, and all position
 MAML on a plain (N + F)-way problem, which is MetaSER.
 """
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
+from jax import Array
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners.adaptation import make_learner, make_support_loss, with_start
@@ -27,8 +31,10 @@ def make(config: Config, model: Model, rate: Rates | None = None) -> Learner:
     adapted_layers = {CONTEXT} & layers.keys() or layers.keys()
     rates = {name: config.inner_lr if name in adapted_layers else 0.0 for name in layers}
     support_loss = make_support_loss(config, model)
+    measured = config.inner_metric == "sources"
 
     def adapted(params: Params, task: Task, steps: int) -> tuple[Params, Params]:
+        metric = {"metric": inner_metric(model, task)} if measured else {}
         theta, path = adapt(
             support_loss,
             params,
@@ -36,7 +42,32 @@ def make(config: Config, model: Model, rate: Rates | None = None) -> Learner:
             rate=jax.tree.broadcast(rates, params) if rate is None else rate,
             steps=steps,
             first_order=config.first_order,
+            decay=config.inner_decay,
+            **metric,
         )
         return theta, with_start(params, path)
 
     return make_learner(config, model, model.init, adapted)
+
+
+def inner_metric(model: Model, task: Task) -> Callable[[Params], Params]:
+    """M of equation (2): (1 - A A') / s of the context parameters' gradient, A the model's axes.
+
+    The scale s is the mean of x' (1 - A A') x over the support, so that a rate means the same
+    whatever the number of coefficients and however far apart a language's clips lie.
+    """
+    axes = model.axes
+    assert axes is not None
+
+    def damped(columns: Array) -> Array:
+        return columns - axes @ (axes.T @ columns)
+
+    vectors = model.features({}, task.support, None)[:, -len(axes) :]
+    sizes = (vectors * damped(vectors.T).T).sum(axis=1)
+    scale = jnp.average(sizes, weights=task.support_weights)
+
+    def metric(gradient: Params) -> Params:
+        context = jax.tree.map(lambda columns: damped(columns) / scale, gradient[CONTEXT])
+        return {**gradient, CONTEXT: context}
+
+    return metric

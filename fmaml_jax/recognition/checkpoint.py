@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from fmaml_jax.audio.features import FeatureConfig, restore_config
 from fmaml_jax.common.archive import content_hash
@@ -19,7 +18,6 @@ from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.encoder.features import describer
 from fmaml_jax.maml import Params
 from fmaml_jax.model import CONTEXT, HEAD, model_of
-from fmaml_jax.training.checkpoints import newest_intact, refuse_damage
 from fmaml_jax.training.run_folder import PACKAGES, recorded_settings
 
 
@@ -111,6 +109,11 @@ def load_start(run_dir: str | os.PathLike, encoder: str = DEFAULT) -> Start:
 
 
 def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
+    # Late, since Orbax takes half a second, for which `predict` is not to wait.
+    import orbax.checkpoint as ocp
+
+    from fmaml_jax.training.checkpoints import newest_intact, refuse_damage
+
     checkpoints = folder.absolute() / "checkpoints"
     try:
         if not checkpoints.is_dir() or not any(folder.glob("**/results.json")):
@@ -145,7 +148,7 @@ def _restore(folder: Path, advice: str) -> tuple[Params, Scale]:
 
 def _check_shapes(folder: Path, config: Config, params: Params, scale: Scale) -> None:
     model = model_of(config, len(scale.mean))
-    expected = jax.eval_shape(model.init, jax.random.key(0))
+    expected = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     found = jax.tree.map(np.shape, params)
     if params.keys() != {HEAD, CONTEXT} or found != jax.tree.map(np.shape, expected):
         raise UserError(

@@ -1,7 +1,11 @@
-"""A recogniser as text."""
+"""A recogniser, and what speakers were heard to be like, as text."""
+
+from collections.abc import Sequence
 
 from fmaml_jax.common.text import one_line, text_table
 from fmaml_jax.recognition.recogniser import Recogniser
+from fmaml_jax.recognition.speakers import shares
+from fmaml_jax.recognition.timeline import UNSURE, Prediction
 
 
 def describe(recogniser: Recogniser) -> str:
@@ -42,3 +46,16 @@ def describe(recogniser: Recogniser) -> str:
             *(f"Warning: {one_line(warning)}." for warning in recogniser.warnings),
         ]
     )
+
+
+def describe_speakers(predictions: Sequence[Prediction]) -> str:
+    """How long each speaker of each recording speaks, and which share of that in which label."""
+    rows = []
+    for prediction in predictions:
+        labels = (*prediction.classes, UNSURE)
+        for speaker, own in shares(prediction).items():
+            seconds = sum(own.values())
+            parts = (f"{own[label] / seconds:.0%}" if label in own else "" for label in labels)
+            rows.append((one_line(prediction.file), one_line(speaker), f"{seconds:.1f}", *parts))
+    head = ("file", "speaker", "seconds", *map(one_line, (*predictions[0].classes, UNSURE)))
+    return text_table([head, *rows])

@@ -6,9 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
-from scipy.stats import norm, t
+from scipy.special import log_softmax, ndtri, stdtrit
 
 from fmaml_jax.recognition.support import LabelledClip
 
@@ -185,7 +183,7 @@ def recall_interval(
     recalls = np.bincount(of_clip, right) / counts
     uar = recalls.mean()
     clips = len(classes) ** 2 / (1 / counts).sum()
-    z = norm.ppf(0.975)
+    z = ndtri(0.975)
     middle = (uar + z**2 / (2 * clips)) / (1 + z**2 / clips)
     half = z * np.sqrt(uar * (1 - uar) / clips + (z / (2 * clips)) ** 2) / (1 + z**2 / clips)
     low, high = middle - half, middle + half
@@ -194,7 +192,7 @@ def recall_interval(
         of_groups = np.bincount(groups, part)
         number = len(np.unique(groups))
         error = np.sqrt((of_groups**2).sum() * number / (number - 1))
-        half = error * t.ppf(0.975, number - 1)
+        half = error * stdtrit(number - 1, 0.975)
         low, high = min(low, uar - half), max(high, uar + half)
     return max(0.0, float(low)), min(1.0, float(high))
 
@@ -207,6 +205,8 @@ def fit_temperature(
     Only where speakers were left out may it sharpen the probabilities, by a value below 1: with
     the same voices on both sides answers are surer than they will be of other voices.
     """
+    from scipy.optimize import minimize_scalar  # late: `predict` does without what it imports
+
     tested = folds.of_clip >= 0
     logits, labels = logits[tested], labels[tested]
     least = -2.0 if folds.left_out == "speaker" else 0.0

@@ -4,32 +4,42 @@
     json      one object, as prediction.schema.json beside this file says
     audacity  label track: start, end, label between tabs
     textgrid  Praat's long text format: the interval tiers "emotion" and "confidence"
+    eaf       ELAN: the same tiers
     rttm      NIST's Rich Transcription Time Marked: SPEAKER lines with the emotion as the name
 
-Times are seconds, rounded alike everywhere, so that neighbours touch and never overlap. An Audacity
-or Praat file is of one recording; the others call each by its path as it was given, RTTM with %20
-for a space, as in a URL.
+Times are seconds, rounded alike everywhere, so that neighbours touch and never overlap. A file of
+Audacity, Praat or ELAN is of one recording; the others call each by its path as it was given, RTTM
+with %20 for a space, as in a URL.
+
+Where it is known who speaks, CSV has the column speaker behind the end, and JSON that property;
+each speaker has tiers, "emotion@Ann"; a label of Audacity is anger@Ann; RTTM has the speaker as its
+subtype.
 """
 
 import csv
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from io import TextIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import one_line
+from fmaml_jax.recognition import annotations
+from fmaml_jax.recognition.annotations import AT, TIER, Interval
 
 if TYPE_CHECKING:
-    from fmaml_jax.recognition.timeline import Prediction
+    from fmaml_jax.recognition.timeline import Prediction, Segment
 
 SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("prediction.schema.json")
 
 Predictions = Iterable["Prediction"]
 Write = Callable[[Predictions, TextIOBase], None]
+Tiers = Iterator[tuple[str, list[Interval]]]
+"""Names of tiers and what is in them."""
 
 
 class Format(NamedTuple):
@@ -53,13 +63,15 @@ def _write_csv(predictions: Predictions, file: TextIOBase) -> None:
     for number, prediction in enumerate(predictions):
         if number == 0:
             chances = [f"p({name})" for name in prediction.classes]
-            rows.writerow(["file", "start", "end", "label", "confidence", *chances])
+            who = ["speaker"] * bool(prediction.speakers)
+            rows.writerow(["file", "start", "end", *who, "label", "confidence", *chances])
         for segment in prediction.segments:
             rows.writerow(
                 [
                     prediction.file,
                     _seconds(segment.start),
                     _seconds(segment.end),
+                    *[segment.speaker] * bool(prediction.speakers),
                     segment.label,
                     _probability(segment.confidence),
                     *map(_probability, segment.probabilities),
@@ -86,6 +98,7 @@ def _object(prediction: "Prediction") -> dict[str, Any]:
             {
                 "start": _seconds(segment.start),
                 "end": _seconds(segment.end),
+                **({"speaker": segment.speaker} if prediction.speakers else {}),
                 "label": segment.label,
                 "confidence": _probability(segment.confidence),
                 "probabilities": dict(
@@ -99,36 +112,75 @@ def _object(prediction: "Prediction") -> dict[str, Any]:
 
 def _write_audacity(predictions: Predictions, file: TextIOBase) -> None:
     for prediction in predictions:
-        for start, end, label, *_ in prediction.segments:
-            file.write(f"{start:.3f}\t{end:.3f}\t{one_line(label)}\n")
+        for segment in prediction.segments:
+            label = _of(one_line(segment.label), segment.speaker)
+            file.write(f"{segment.start:.3f}\t{segment.end:.3f}\t{label}\n")
+
+
+def _of(name: str, speaker: str) -> str:
+    return f"{name}{AT}{one_line(speaker)}" if speaker else name
+
+
+def _tiers(prediction: "Prediction", name: str, text: "Callable[[Segment], str]") -> Tiers:
+    """A tier for each speaker, or where they are not known one."""
+    for speaker in prediction.speakers or ("",):
+        yield (
+            _of(name, speaker),
+            [
+                Interval(_seconds(segment.start), _seconds(segment.end), text(segment), speaker)
+                for segment in prediction.segments
+                if segment.speaker == speaker
+            ],
+        )
+
+
+def _both_tiers(prediction: "Prediction") -> Tiers:
+    """Those of the labels, and those of how sure they are."""
+    yield from _tiers(prediction, TIER, lambda segment: segment.label)
+    yield from _tiers(prediction, "confidence", lambda segment: f"{segment.confidence:.4f}")
 
 
 def _write_textgrid(predictions: Predictions, file: TextIOBase) -> None:
-    from praatio.utilities.textgrid_io import getTextgridAsStr  # --help does not wait for it
-
     for prediction in predictions:
-        span = {"xmin": 0.0, "xmax": _seconds(prediction.seconds)}
-        emotions, confidences = [], []
-        for start, end, label, confidence, _ in prediction.segments:
-            emotions.append((_seconds(start), _seconds(end), one_line(label)))
-            confidences.append((_seconds(start), _seconds(end), f"{confidence:.4f}"))
-        tiers = [
-            {"class": "IntervalTier", "name": name, "entries": entries, **span}
-            for name, entries in (("emotion", emotions), ("confidence", confidences))
-        ]
-        grid = {"tiers": tiers, **span}
-        file.write(getTextgridAsStr(grid, "long_textgrid", includeBlankSpaces=True))
+        grid = annotations.new_grid(_seconds(prediction.seconds))
+        file.write(annotations.with_tiers(grid, _both_tiers(prediction)))
+
+
+def _write_eaf(predictions: Predictions, file: TextIOBase) -> None:
+    for prediction in predictions:
+        document = annotations.new_eaf(prediction.file)
+        file.write(annotations.with_tiers(document, _both_tiers(prediction)))
+
+
+def filling(path: Path, tier: str) -> Format:
+    """How a prediction becomes a tier of a TextGrid or an .eaf; all else in it stays.
+
+    Raises:
+        UserError: the file is neither, or cannot be read, or its tier holds something.
+    """
+    if not annotations.is_tiered(path):
+        raise UserError(f"--fill={path} is neither a .TextGrid nor an .eaf; give one of these")
+    document = annotations.parse(path)
+    annotations.require_room(document, path, tier)
+
+    def write(predictions: Predictions, file: TextIOBase) -> None:
+        for prediction in predictions:
+            annotations.require_length(document, path, prediction.seconds)
+            tiers = _tiers(prediction, tier, lambda segment: segment.label)
+            file.write(annotations.with_tiers(document, tiers))
+
+    return Format(path.suffix, True, write)
 
 
 def _write_rttm(predictions: Predictions, file: TextIOBase) -> None:
     for prediction in predictions:
         # Scorers take recordings of one name for one, so that no two paths may become alike.
         recording = re.sub(r"[\s%]", lambda character: quote(character[0]), prediction.file)
-        for start, end, label, confidence, _ in prediction.segments:
+        for start, end, label, confidence, _, speaker in prediction.segments:
             duration = _seconds(end) - _seconds(start)
             file.write(
-                f"SPEAKER {recording} 1 {start:.3f} {duration:.3f} <NA> <NA> {_word(label)} "
-                f"{confidence:.4f} <NA>\n"
+                f"SPEAKER {recording} 1 {start:.3f} {duration:.3f} <NA> {_word(speaker) or '<NA>'} "
+                f"{_word(label)} {confidence:.4f} <NA>\n"
             )
         file.flush()
 
@@ -142,6 +194,7 @@ FORMATS: dict[str, Format] = {
     "json": Format(".json", False, _write_json),
     "audacity": Format(".txt", True, _write_audacity),
     "textgrid": Format(".TextGrid", True, _write_textgrid),
+    "eaf": Format(".eaf", True, _write_eaf),
     "rttm": Format(".rttm", False, _write_rttm),
 }
 """The values of `predict --format`."""

@@ -113,17 +113,20 @@ def probabilities(
 def logits_of_vectors(
     recogniser: Recogniser, vectors: Float32[np.ndarray, "clips 1 coeffs"]
 ) -> Float32[np.ndarray, "clips classes"]:
-    """Logits of the classes for scaled features."""
-    found = _logits(
-        _padded(vectors),
-        recogniser.context,
-        recogniser.centre,
-        recogniser.head,
-        recogniser.mixture,
-        recogniser.nearness,
-        recogniser.frequencies,
-    )
-    return np.asarray(found)[: len(vectors)] + recogniser.bias
+    """Logits of the classes for scaled features, by one program however many they are."""
+    found = [
+        _logits(
+            batch,
+            recogniser.context,
+            recogniser.centre,
+            recogniser.head,
+            recogniser.mixture,
+            recogniser.nearness,
+            recogniser.frequencies,
+        )
+        for batch in np.split(_padded(vectors), _multiple(len(vectors)) // BATCH)
+    ]
+    return np.concatenate(found)[: len(vectors)] + recogniser.bias
 
 
 def fit(
@@ -210,7 +213,7 @@ def _adapt(
         start.config,
     )
     without_fold = np.asarray(logits)[folds.of_clip, np.arange(len(clips))]
-    centre, mixture, nearness, context = (np.asarray(array[-1]) for array in arrays)
+    centre, mixture, nearness, context = (np.asarray(array)[-1] for array in arrays)
     return centre, mixture, nearness, context, without_fold
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +24,7 @@ from fmaml_jax.recognition.formats import Format
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser
+    from fmaml_jax.recognition.speakers import Turn
 
 HELPERS = 4
 """Of more processes some would wait: this one, which finds the speech, feeds about three."""
@@ -38,11 +39,13 @@ class Recording(NamedTuple):
         path: where it is.
         name: its path below the folder that it was found in.
         seconds: by the file's header, rounded up; none where it cannot be read.
+        channels: by the header too.
     """
 
     path: Path
     name: Path
     seconds: int
+    channels: int = 0
 
 
 def find_recordings(arguments: Sequence[str]) -> list[Recording]:
@@ -72,7 +75,8 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
 
 def _recording(path: Path, name: Path) -> Recording:
     try:
-        return Recording(path, name, math.ceil(probe(path).seconds))
+        header = probe(path)
+        return Recording(path, name, math.ceil(header.seconds), header.channels)
     except AudioError:
         return Recording(path, name, 0)
 
@@ -84,12 +88,23 @@ def require_names(recordings: Sequence[Recording]) -> None:
         UserError: two recordings would be written under one name.
     """
     seen: dict[Path, Path] = {}
-    for path, name, _ in recordings:
+    for path, name, *_ in recordings:
         if (other := seen.setdefault(name.with_suffix(""), path)) != path:
             raise UserError(
                 f"{other} and {path} would be written under one name; give one of them another, "
                 "or do them one after the other"
             )
+
+
+def require_channels(recordings: Sequence[Recording]) -> None:
+    """Checks that there is something to split, before any work is done.
+
+    Raises:
+        UserError: all recordings have one channel.
+    """
+    if all(recording.channels == 1 for recording in recordings):
+        path = recordings[0].path
+        raise UserError(f"{path} has one channel, and none to split; leave out --channels=split")
 
 
 def require_folder(folder: Path) -> None:
@@ -120,26 +135,21 @@ def helpers(recogniser: "Recogniser", recordings: Sequence[Recording]) -> Iterat
 
 
 def predict_each(
-    recogniser: "Recogniser",
+    predict: "Callable[..., Prediction]",
     recordings: Sequence[Recording],
-    abstain: float,
-    executor: Executor | None,
+    turns: "Mapping[Path, Sequence[Turn]] | None",
     pictures: str,
     done: list[float | None],
 ) -> Generator[tuple[Recording, "Prediction"], None, None]:
     """Predicts one recording after the other; says what is wrong with one and goes on.
 
     Args:
-        recogniser: see `predict`.
+        predict: `predict` of a recogniser.
         recordings: in the order of what is yielded.
-        abstain: see `predict`.
-        executor: see `predict`.
+        turns: who speaks when in each recording, where that was asked for.
         pictures: the folder for a picture of each timeline; "" for none.
         done: gets the seconds of each recording, and None for one that cannot be used.
     """
-    # Late, so that a file that is missing is said before JAX is there.
-    from fmaml_jax.recognition import predict
-
     with progress("listening", sum(recording.seconds for recording in recordings), " s") as bar:
         before = 0
         for recording in recordings:
@@ -149,9 +159,10 @@ def predict_each(
 
             before += recording.seconds
             try:
-                prediction = predict(
-                    recogniser, recording.path, abstain=abstain, executor=executor, report=report
-                )
+                if turns is not None and recording.path not in turns:
+                    raise UserError(f"{recording.path}: --speakers does not say who speaks in it")
+                said = turns[recording.path] if turns else ()
+                prediction = predict(recording.path, turns=said, report=report)
             except UserError as error:
                 _say(bar, f"error: {error}")
                 done.append(None)
@@ -183,7 +194,7 @@ def write_each(
         UserError: one cannot be written.
     """
     for recording, prediction in found:
-        with _writing(Path(folder, recording.name.with_suffix(written.suffix))) as file:
+        with writing(Path(folder, recording.name.with_suffix(written.suffix))) as file:
             written.write([prediction], file)
 
 
@@ -197,12 +208,12 @@ def write_all(found: Iterator[tuple[Recording, "Prediction"]], written: Format, 
     """
     if first := next(found, None):
         every = (prediction for _, prediction in itertools.chain([first], found))
-        with _writing(Path(out)) if out else _standard_output() as file:
+        with writing(Path(out)) if out else _standard_output() as file:
             written.write(every, file)
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[io.TextIOBase]:
+def writing(path: Path) -> Iterator[io.TextIOBase]:
     """A text file that is there whole or not at all.
 
     Raises:
@@ -215,7 +226,7 @@ def _writing(path: Path) -> Iterator[io.TextIOBase]:
             yield file
     except OSError as error:
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; give --out a place that is writable "
+            f"cannot write {path}: {error.strerror or error}; choose a place that is writable "
             "and has room"
         ) from error
 

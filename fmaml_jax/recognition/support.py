@@ -1,12 +1,12 @@
-"""The labelled clips of an enrolment: read from a folder or a CSV, and looked over."""
+"""The labelled clips of an enrolment: read from folders, tables, annotations, and looked over."""
 
 import collections
 import hashlib
 import math
 import os
 import sys
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +21,10 @@ from fmaml_jax.audio.quality import (
     far_from_speech,
     in_sum,
 )
+from fmaml_jax.audio.voice_activity import Samples
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, passed_over, walk
+from fmaml_jax.common.files import is_audio, is_hidden, passed_over, walk
 from fmaml_jax.common.text import (
     clean_name,
     is_text,
@@ -37,13 +38,17 @@ from fmaml_jax.common.text import (
 )
 from fmaml_jax.data.scale import scaled
 from fmaml_jax.encoder.features import describer
+from fmaml_jax.recognition.annotations import TIER, is_annotation, is_tiered, read_annotation
 from fmaml_jax.recognition.checkpoint import Start
-from fmaml_jax.recognition.timeline import UNSURE
+from fmaml_jax.recognition.speakers import channel_of
+from fmaml_jax.recognition.timeline import CLIP_SECONDS, UNSURE
 
 LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
 ROUNDED = 0.1
 """Seconds by which a part may end after its file, or after the next starts: tables round times."""
+AT_ONCE = 32
+"""Clips of a support that are described at once."""
 ENOUGH_CLIPS = 5
 """Of a class; fewer are warned of."""
 
@@ -58,7 +63,7 @@ class LabelledClip(NamedTuple):
         features: as the start's network was trained on, before scaling.
         digest: SHA-256 of its samples.
         findings: what may be wrong with it, each the end of a sentence.
-        file: path of the file that it is a part of; "" where it is of none.
+        file: path, and channel where it is one, of what it is a part of; "" where it is of none.
         part: where it begins and ends in the file, in seconds.
     """
 
@@ -79,19 +84,35 @@ class _Row(NamedTuple):
     part: tuple[float, float | None] = (0.0, None)
 
 
-def read_support(path: str | os.PathLike, start: Start) -> list[LabelledClip]:
-    """Reads a folder that has a folder for each label, or a CSV.
+def read_support(path: str | os.PathLike, start: Start, tier: str = "") -> list[LabelledClip]:
+    """Reads a folder that has a folder for each label, a CSV, or an annotation of sound.
 
     A CSV (see `read_table`) has the columns file and label and may have start, end and speaker. Its
-    files are relative to its folder; start and end are seconds within the file.
+    files are relative to its folder; start and end are seconds within the file. An annotation is a
+    TextGrid, an .eaf or Audacity's labels (see `read_annotation`). In what `predict` wrote, and in
+    annotations, segments that are unsure or have no label are passed over, and counted on standard
+    error; what is longer than a clip may be is cut.
+
+    Args:
+        path: what to read.
+        start: what the clips will be enrolled in.
+        tier: the tier of annotations that has the labels, "" for "emotion"; where it is given, a
+            folder is one of TextGrids and .eaf files.
 
     Raises:
         UserError: there is no clip, or one cannot be used; see `read_clip_as`.
     """
     path = Path(path)
     if not path.exists():
-        raise UserError(f"--support={path} does not exist; give a folder or a CSV file")
-    rows = _folder_rows(path) if path.is_dir() else _table_rows(path)
+        raise UserError(f"--support={path} does not exist; give a folder, a CSV or an annotation")
+    if path.is_dir():
+        rows = _annotated_rows(path, tier) if tier else _folder_rows(path)
+    elif is_annotation(path):
+        rows = _interval_rows(path, tier or TIER)
+    elif tier:
+        raise UserError(f"--support={path} has no tiers, and no --tier={tier}; leave it out")
+    else:
+        rows = _table_rows(path)
     if not rows:
         raise UserError(
             f"--support={path} holds no clips; put sound files into one folder for each label, or "
@@ -99,9 +120,11 @@ def read_support(path: str | os.PathLike, start: Start) -> list[LabelledClip]:
         )
     clips = []
     with progress("reading", len(rows), " clips") as bar:
-        for row in rows:
-            clips.append(read_clip_as(row.file, row.label, start, row.speaker, row.part))
-            bar.update()
+        for first in range(0, len(rows), AT_ONCE):
+            some = rows[first : first + AT_ONCE]
+            read = [_read(row.file, row.label, start, row.speaker, row.part) for row in some]
+            clips += _described(read, start)
+            bar.update(len(some))
     return clips
 
 
@@ -118,13 +141,25 @@ def read_clip_as(
         path: a sound file.
         label: its class, any text; see `clean_name`.
         start: what it will be enrolled in.
-        speaker: who speaks; "" where unknown.
+        speaker: who speaks; "" where unknown. Of "channel 2", as `predict` calls the speaker of
+            one, that channel alone is read, where there are several.
         part: where it begins and ends in the file, in seconds; None is the file's end.
 
     Raises:
         UserError: the file cannot be decoded, the clip is empty, silent or longer than
             `LONGEST_CLIP`, or the label is empty, too long or reserved.
     """
+    return next(_described([_read(path, label, start, speaker, part)], start))
+
+
+def _read(
+    path: str | os.PathLike,
+    label: str,
+    start: Start,
+    speaker: str,
+    part: tuple[float, float | None],
+) -> tuple[LabelledClip, Samples]:
+    """As `read_clip_as`, with the samples in place of the features and of what these tell."""
     label, speaker = clean_name(label), clean_name(speaker)
     begin, end = part
     name = Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
@@ -140,9 +175,10 @@ def read_clip_as(
         )
     try:
         header = probe(path)
+        channel = channel_of(speaker) if header.channels > 1 else None
         last = math.inf if end is None else end
         # A second too much tells what is too long, also where the header does not.
-        sound = read_clip(path, begin, min(last, begin + LONGEST_CLIP + 1))
+        sound = read_clip(path, begin, min(last, begin + LONGEST_CLIP + 1), channel)
         if sound.seconds > LONGEST_CLIP:
             seconds = max(sound.seconds, min(last, header.seconds) - begin)
             raise AudioError(
@@ -151,25 +187,35 @@ def read_clip_as(
             )
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
-    (features,) = describer(start.feature_config, start.encoder)([sound.samples])
     findings = [*sound.findings, *clip_findings(sound.samples, sound.sample_rate)]
     longest = start.feature_config.clip_seconds
     if sound.seconds > longest:
         findings.append(f"longer than {longest:g} s, of which the middle alone is used")
-    if QUIET not in findings and far_from_speech(scaled(features[None], start.scale)).all():
-        findings.append(FAR_FROM_SPEECH)
     if end is not None and end > begin + sound.seconds + ROUNDED:
-        findings.append("cut off, since the file ends earlier than the CSV says")
-    return LabelledClip(
+        findings.append("cut off, since the file ends earlier than its list says")
+    clip = LabelledClip(
         name,
         label,
         speaker,
-        features,
+        np.empty((0, 0), np.float32),
         hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
-        os.path.realpath(path),
+        os.path.realpath(path) + (f" {speaker}" if channel is not None else ""),
         (begin, begin + sound.seconds),
     )
+    return clip, sound.samples
+
+
+def _described(
+    read: Sequence[tuple[LabelledClip, Samples]], start: Start
+) -> Iterator[LabelledClip]:
+    """Clips with their features, all at once: an encoder hears several in one go."""
+    describe = describer(start.feature_config, start.encoder)
+    features = describe([samples for _, samples in read])
+    far = far_from_speech(scaled(features, start.scale))
+    for (clip, _), own, is_far in zip(read, features, far, strict=True):
+        strange = (FAR_FROM_SPEECH,) * bool(is_far and QUIET not in clip.findings)
+        yield clip._replace(features=own, findings=(*clip.findings, *strange))
 
 
 def look_over(
@@ -259,19 +305,61 @@ def _folder_rows(folder: Path) -> list[_Row]:
     if others := passed_over(found):
         print(one_line(f"{folder}: no sound, passed over: {others}"), file=sys.stderr)
     if stray := [file for file in files if "/" not in file]:
+        annotated = any(is_tiered(folder / file) for file in found)
         raise UserError(
             f"{stray[0]} lies in no folder of a label; put each clip into a folder that is called "
-            "as its emotion"
+            "as its emotion" + ", or name the tier that has labels: --tier=emotion" * annotated
         )
     return [_Row(folder / file, file.split("/", 1)[0]) for file in files]
 
 
 def _table_rows(path: Path) -> list[_Row]:
-    rows = []
+    """Clips of a CSV; in one that `predict` wrote, with how sure it was, some may have no label."""
+    rows, predicted = [], False
     for row in read_table(path, "file", "label"):
         if not row.cells["file"]:
             raise UserError(f"{row.place} names no file")
         file = listed_file(path.parent, row.cells["file"])
         speaker = row.cells.get("speaker", "")
+        if "confidence" in row.cells:
+            predicted = True
+            file = file if file.exists() else listed_file(Path(), row.cells["file"])
         rows.append(_Row(file, row.cells["label"], speaker, read_part(row)))
-    return rows
+    return _without_doubts(rows, path) if predicted else rows
+
+
+def _annotated_rows(folder: Path, tier: str) -> list[_Row]:
+    """The intervals of all TextGrids and .eaf files below a folder."""
+    files = sorted(file for file in walk(folder) if is_tiered(Path(file)) and not is_hidden(file))
+    if not files:
+        raise UserError(f"{folder} holds neither TextGrids nor .eaf files, as --tier={tier} needs")
+    return [row for file in files for row in _interval_rows(folder / file, tier)]
+
+
+def _interval_rows(path: Path, tier: str) -> list[_Row]:
+    sound, intervals = read_annotation(path, tier)
+    rows = [_Row(sound, label, speaker, (start, end)) for start, end, label, speaker in intervals]
+    return _without_doubts(rows, path)
+
+
+def _without_doubts(rows: Iterable[_Row], path: Path) -> list[_Row]:
+    """The rows that have a label, in parts where too long; how many are unsure or empty is said."""
+    kept, doubts = [], collections.Counter()
+    for row in rows:
+        if (key := name_key(row.label)) in ("", UNSURE):
+            doubts[key or "empty"] += 1
+        else:
+            kept.append(row)
+    if doubts:
+        said = " and ".join(f"{count} {kind}" for kind, count in sorted(doubts.items()))
+        print(one_line(f"{path}: {len(kept)} labelled, passed over: {said}"), file=sys.stderr)
+    return [part for row in kept for part in _parts(row)]
+
+
+def _parts(row: _Row) -> list[_Row]:
+    """The row, or where it is longer than a clip may be, equal parts of at most `CLIP_SECONDS`."""
+    start, end = row.part
+    if end is None or end - start <= LONGEST_CLIP:
+        return [row]
+    edges = np.linspace(start, end, math.ceil((end - start) / CLIP_SECONDS) + 1).tolist()
+    return [row._replace(part=part) for part in pairwise(edges)]

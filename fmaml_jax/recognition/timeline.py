@@ -72,6 +72,7 @@ class Segment(NamedTuple):
         label: a class, or `UNSURE`.
         confidence: probability of the label; of `UNSURE` that of the best class.
         probabilities: of all classes, mean over the segment.
+        speaker: whose it is; "" where that is not known.
     """
 
     start: float
@@ -79,6 +80,7 @@ class Segment(NamedTuple):
     label: str
     confidence: float
     probabilities: tuple[float, ...]
+    speaker: str = ""
 
 
 class Prediction(NamedTuple):
@@ -91,6 +93,7 @@ class Prediction(NamedTuple):
         segments: in order.
         envelope: the largest absolute sample of each `CHUNK_SECONDS`.
         warnings: ends of sentences about the file.
+        speakers: who may speak in it; none where that is not known.
     """
 
     file: str
@@ -99,13 +102,15 @@ class Prediction(NamedTuple):
     segments: tuple[Segment, ...]
     envelope: Float32[np.ndarray, " chunks"]
     warnings: tuple[str, ...] = ()
+    speakers: tuple[str, ...] = ()
 
 
 class Stretch(NamedTuple):
-    """Speech without a longer pause; `start` in samples."""
+    """Speech without a longer pause, or a speaker's turn; `start` in samples."""
 
     start: int
     samples: Samples
+    speaker: str = ""
 
     def windows(self) -> Windows:
         """Where windows begin and end within the stretch, in samples; a short one is one."""
@@ -121,6 +126,7 @@ class _Piece(NamedTuple):
     end: int
     label: int
     probabilities: Float[np.ndarray, " classes"]
+    speaker: str = ""
 
 
 def predict_file(
@@ -130,6 +136,8 @@ def predict_file(
     classify: Classify,
     *,
     abstain: float = 0.0,
+    channel: int | None = None,
+    find: Callable[[Iterable[Samples]], Iterator[Stretch]] | None = None,
     executor: Executor | None = None,
     report: Callable[[float], Any] = lambda seconds: None,
     look: Callable[[float], Any] = lambda seconds: None,
@@ -143,6 +151,8 @@ def predict_file(
             takes most of the time.
         classify: features -> the probabilities of each window's classes.
         abstain: a moment whose best class is less probable is `UNSURE`.
+        channel: see `read_blocks`.
+        find: finds the stretches to label, of a short file too; None: where there is speech.
         executor: describes the stretches of a recording at the same time; None: they are described
             here, one after the other.
         report: is told the seconds that are done.
@@ -151,7 +161,7 @@ def predict_file(
     Raises:
         AudioError: the file cannot be decoded, or is empty.
     """
-    sound = read_blocks(path, look)
+    sound = read_blocks(path, channel, look)
     envelope = array("f")
     length = 0
     measured = Measures()
@@ -179,15 +189,17 @@ def predict_file(
     read = chunks()
     first = list(itertools.islice(read, LONGEST_CLIP // CHUNK + 1))
     clip = np.concatenate([np.zeros(0, np.float32), *first])
-    if len(clip) > LONGEST_CLIP:
-        stretches = find_speech(hear(itertools.chain(first, read)))
+    if find or len(clip) > LONGEST_CLIP:
+        every = itertools.chain(first, read)
+        stretches = find(every) if find else find_speech(hear(every))
         pieces = [
             piece
-            for stretch, features in _described(stretches, describe, executor)
-            for piece in _without_islands(_pieces(stretch, classify(features), abstain))
+            for together, features in _described(stretches, describe, executor)
+            for stretch, probabilities in _apart(together, classify(features))
+            for piece in _without_islands(_pieces(stretch, probabilities, abstain))
         ]
         warnings = findings(measured, sound.sample_rate)
-        if not pieces:
+        if not pieces and not find:
             pieces = [one_piece(clip[:LONGEST_CLIP])]
             warnings = (*warnings, NO_SPEECH)
     elif len(clip) >= LEAST_CLIP:
@@ -243,21 +255,21 @@ def _stretch(start: int, speech: Sequence[Heard]) -> Iterator[Stretch]:
 
 def _described(
     stretches: Iterable[Stretch], describe: Describe, executor: Executor | None
-) -> Iterator[tuple[Stretch, Features]]:
-    """Stretches and the features of their windows, in order."""
+) -> Iterator[tuple[list[Stretch], Features]]:
+    """Stretches that follow each other and the features of their windows, in order."""
     begun: deque[tuple[list[Stretch], Future[Features]]] = deque()
     for together in _together(stretches):
         sounds = [stretch.samples for stretch in together]
         windows = [stretch.windows() for stretch in together]
         if executor is None:
-            yield from _apart(together, describe(sounds, windows))
+            yield together, describe(sounds, windows)
             continue
         begun.append((together, executor.submit(describe, sounds, windows)))
         if len(begun) == AHEAD:
             together, features = begun.popleft()
-            yield from _apart(together, features.result())
+            yield together, features.result()
     for together, features in begun:
-        yield from _apart(together, features.result())
+        yield together, features.result()
 
 
 def _together(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
@@ -272,11 +284,14 @@ def _together(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
         yield together
 
 
-def _apart(together: Sequence[Stretch], features: Features) -> Iterator[tuple[Stretch, Features]]:
+def _apart(
+    together: Sequence[Stretch], found: Float[np.ndarray, "windows classes"]
+) -> Iterator[tuple[Stretch, Float[np.ndarray, "_ classes"]]]:
+    """Each stretch and what was found of its windows."""
     end = 0
     for stretch in together:
         begin, end = end, end + len(stretch.windows()[0])
-        yield stretch, features[begin:end]
+        yield stretch, found[begin:end]
 
 
 def _pieces(
@@ -287,7 +302,8 @@ def _pieces(
     edges = np.unique(np.concatenate([starts, ends])).tolist()
     for begin, end in itertools.pairwise(edges):
         mean = found[(starts <= begin) & (ends >= end)].mean(axis=0)
-        yield _Piece(stretch.start + begin, stretch.start + end, _best(mean, abstain), mean)
+        label = _best(mean, abstain)
+        yield _Piece(stretch.start + begin, stretch.start + end, label, mean, stretch.speaker)
 
 
 def _best(probabilities: Float[np.ndarray, " classes"], abstain: float) -> int:
@@ -316,7 +332,8 @@ def _merged(pieces: Iterable[_Piece]) -> Iterator[_Piece]:
     """Pieces of one label that touch as one."""
     last = None
     for piece in pieces:
-        if last and (last.end, last.label) == (piece.start, piece.label):
+        same = last and (last.label, last.speaker) == (piece.label, piece.speaker)
+        if last and same and last.end == piece.start:
             last = _join(last, piece, piece.label)
         else:
             if last:
@@ -329,7 +346,7 @@ def _merged(pieces: Iterable[_Piece]) -> Iterator[_Piece]:
 def _join(first: _Piece, second: _Piece, label: int) -> _Piece:
     lengths = [first.end - first.start, second.end - second.start]
     mean = np.average([first.probabilities, second.probabilities], axis=0, weights=lengths)
-    return _Piece(first.start, second.end, label, mean)
+    return _Piece(first.start, second.end, label, mean, first.speaker)
 
 
 def _segment(piece: _Piece, classes: Sequence[str]) -> Segment:
@@ -341,4 +358,5 @@ def _segment(piece: _Piece, classes: Sequence[str]) -> Segment:
         classes[piece.label] if sure else UNSURE,
         probabilities[piece.label] if sure else max(probabilities),
         probabilities,
+        piece.speaker,
     )

@@ -11,7 +11,7 @@ import jax
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import NO_TARGET, Config
 from fmaml_jax.data.episodes import validation_tasks
-from fmaml_jax.data.scale import scaled, standard_scale, whitening_scale
+from fmaml_jax.data.scale import make_scale, scaled
 from fmaml_jax.data.split import Clips, Split
 from fmaml_jax.learners import Network, find_method
 from fmaml_jax.model import input_frames, model_of, pool_time
@@ -115,16 +115,13 @@ def _meta_learn(config: Config, clips: Clips, split: Split, folder: Path) -> Lea
 
     # ---- features, on the device
     pooled = pool_time(clips.features, input_frames(config.network))
-    if config.scaling == "whiten":
-        scale = whitening_scale(pooled, split, len(config.emotions))
-    else:
-        scale = standard_scale(pooled, split)
+    scale = make_scale(config.scaling, pooled, split, len(config.emotions))
     layout = make_layout(config.task_batch, config.task_chunk)
     features = jax.device_put(scaled(pooled, scale), replicated(layout.mesh))
 
     # ---- meta-training
     training_shape, _ = task_shapes(config)
-    model = model_of(config, features.shape[2])
+    model = model_of(config, features.shape[2])._replace(axes=scale.axes)
     learner = method.make(replace(config, support=support), model)
     predict_batch = evaluate.make_predict(learner, layout)
     if learner.loss:

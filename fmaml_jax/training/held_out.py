@@ -131,7 +131,7 @@ def _test_classifier(
     method, _ = find_method(config)
     assert isinstance(method, Classifier)
     classified = evaluate.make_classify(
-        method.make,
+        method.make(config),
         functionals.time_statistics(clips.features),
         split.train,
         len(config.emotions),

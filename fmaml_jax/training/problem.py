@@ -48,7 +48,7 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     if isinstance(method, Network) and (frames > 1) != (input_frames(config.network) > 1):
         raise UserError(
             f"--network={config.network} cannot read features of {frames} frames a clip: "
-            "fourier is for one, which `data_prep.prepare --features=descriptors` makes, the other "
+            "fourier and linear are for one, which `data_prep.prepare --features=descriptors` makes, the other "
             "networks for more"
         )
     if split.groups is None:
@@ -62,7 +62,9 @@ def load_split(config: Config) -> tuple[Clips, Split]:
         flags += (
             f" (--leak_guard={config.leak_guard} left out each {config.leak_guard} of the target)"
         )
-    require_clips(split.train, config.classes, training.clips, flags)
+    require_clips(
+        split.train, config.classes, training.clips, flags, len(config.emotions) * method.lacking
+    )
     if split.val and not validation_tasks(split.val, training, split.groups)[0]:
         apart = "" if split.groups is None else f", without a common {config.leak_guard},"
         raise UserError(
