@@ -45,18 +45,19 @@ MOST_BYTES = 1 << 28
 _MOST_LETTERS = 1 << 20
 """Of what is no array: names, warnings and the like."""
 _ARRAYS = ("centre", "head", "mixture", "nearness", "context", "bias")
-_SHAPES = {
-    "mean": ("inputs",),
-    "matrix": ("inputs", "inputs"),
-    "centre": ("features",),
-    "head": ("known", "outputs"),
-    "mixture": ("outputs", "classes"),
-    "nearness": ("known", "classes"),
-    "context": ("waves", "classes"),
-    "bias": ("classes",),
-    "probe": (1, "classes"),
+_SHAPES: dict[str, tuple[tuple[str | int, ...], ...]] = {
+    "mean": (("inputs",),),
+    "matrix": (("inputs",), ("inputs", "inputs")),
+    "axes": (("inputs", "axes"),),
+    "centre": (("features",),),
+    "head": (("known", "outputs"),),
+    "mixture": (("outputs", "classes"),),
+    "nearness": (("known", "classes"),),
+    "context": (("waves", "classes"),),
+    "bias": (("classes",),),
+    "probe": ((1, "classes"),),
 }
-"""What each array's axes count; all hold finite numbers, of 32 bits."""
+"""What each array's axes may count; all hold finite numbers, of 32 bits."""
 _CHANNELS = {"block1": 512, "block2": 1024, "block3": 1024}
 _STATISTICS = {"mean": 1, "mean_deviation": 2}
 
@@ -260,9 +261,10 @@ def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray], encoder: str)
 def _require_shapes(arrays: dict[str, np.ndarray]) -> dict[str, int]:
     """What the axes of `_SHAPES` count, of which those of one name are equal."""
     sizes: dict[str, int] = {}
-    for name, axes in _SHAPES.items():
+    for name, shapes in _SHAPES.items():
         array = arrays[name]
-        if array.dtype != np.float32 or array.ndim != len(axes) or not np.isfinite(array).all():
+        axes = next((shape for shape in shapes if len(shape) == array.ndim), None)
+        if axes is None or array.dtype != np.float32 or not np.isfinite(array).all():
             raise _UnfitError(f"its {name} cannot be")
         for axis, size in zip(axes, array.shape, strict=True):
             if size != (axis if isinstance(axis, int) else sizes.setdefault(axis, size)):
