@@ -74,23 +74,23 @@ PAPER = Box("The paper: F-MAML", "", (), 44, 270, 560, 238)
 """It stands behind the boxes of `CORE`."""
 BOXES = (
     _commands(
-        "train and test", "one run, or a grid of them", "main sweep config_flags", 10, 40, 182, 78
+        "train and test", "one run, or a grid of them", "main sweep config_flags", 10, 34, 182, 87
     ),
-    _commands("report", "runs to tables and figures", "report", 204, 40, 200, 78),
+    _commands("report", "runs to tables and figures", "report", 204, 34, 200, 87),
     _commands(
         "recognise",
         "clips to a model, sound to timelines",
         "enrol predict serve web",
         416,
-        40,
+        34,
         256,
-        78,
+        87,
     ),
     Box(
         "data_prep",
         "offline, once a corpus: audio files to one .npz of features",
         ("data_prep",),
-        *(696, 40, 194, 112),
+        *(696, 34, 194, 118),
         OFFLINE,
     ),
     _module("recognition", "a start, adapted to one's own clips", 416, 126, 256, 136),
