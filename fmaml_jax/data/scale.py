@@ -39,6 +39,11 @@ def scaled(
     return centred * scale.matrix if scale.matrix.ndim == 1 else centred @ scale.matrix
 
 
+def without_metric(scale: Scale) -> Scale:
+    """The scale with the identity as inner metric."""
+    return scale._replace(axes=np.zeros((len(scale.mean), 1), np.float32))
+
+
 def make_scale(
     scaling: str, features: Float32[np.ndarray, "clips time coeffs"], split: Split, ways: int
 ) -> Scale:
@@ -59,7 +64,7 @@ def standard_scale(features: Float32[np.ndarray, "clips time coeffs"], split: Sp
     return Scale(
         frames.mean(axis=0).astype(np.float32),
         (1 / (frames.std(axis=0) + 1e-6)).astype(np.float32),
-        _no_axes(features),
+        np.zeros((features.shape[-1], 1), np.float32),
     )
 
 
@@ -96,10 +101,6 @@ def domain_scale(
     )
 
 
-def _no_axes(features: Float32[np.ndarray, "clips time coeffs"]) -> Float32[np.ndarray, "coeffs 1"]:
-    return np.zeros((features.shape[-1], 1), np.float32)
-
-
 def whitening_scale(
     features: Float32[np.ndarray, "clips time coeffs"], split: Split, ways: int
 ) -> Scale:
@@ -129,4 +130,6 @@ def whitening_scale(
     root = (axes / np.sqrt(variances)) @ axes.T / deviation[:, None]
     root /= np.sqrt(np.mean((rest @ root) ** 2))
     mean = np.mean([group.mean(axis=0) for group in groups], axis=0)
-    return Scale(mean.astype(np.float32), root.astype(np.float32), _no_axes(features))
+    return Scale(
+        mean.astype(np.float32), root.astype(np.float32), np.zeros((len(mean), 1), np.float32)
+    )

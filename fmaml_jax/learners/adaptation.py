@@ -60,7 +60,7 @@ def query_logits(
 
 
 def query_loss(logits: Float[Array, "queries classes"], task: Task) -> tuple[Scalar, Scalar]:
-    """Cross-entropy and accuracy of the query; classes without any clip in the task are left out."""
+    """Cross-entropy and accuracy of the query; classes without a clip in the task are left out."""
     labels = jnp.concatenate([task.support_labels, task.query_labels])
     asked = (labels[:, None] == jnp.arange(logits.shape[1])).any(axis=0)
     logits = jnp.where(asked, logits, UNASKED)

@@ -86,10 +86,10 @@ def load_start(run_dir: str | os.PathLike, encoder: str = DEFAULT) -> Start:
             f"--checkpoint={folder} was written by another version of fmaml_jax ({error}); train "
             "it again with this one, or use that one"
         ) from error
-    if config.method != "fmaml" or config.network != "fourier":
+    if config.method != "fmaml" or config.network not in ("fourier", "linear"):
         raise UserError(
             f"--checkpoint={folder} is a run of --method={config.method} --network="
-            f"{config.network}, and only fmaml with fourier can be enrolled; {advice}"
+            f"{config.network}, and only fmaml with fourier or linear can be enrolled; {advice}"
         )
     params, scale = _restore(folder, advice)
     _check_shapes(folder, config, params, scale)

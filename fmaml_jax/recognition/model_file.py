@@ -1,7 +1,7 @@
 """A recogniser as one portable file: an .npz without pickles.
 
-Format 3: arrays `mean`, `matrix`, `centre`, `head`, `mixture`, `nearness`, `context` and `bias` as
-`Recogniser` names them, `probe`, and `model`, a JSON object with the rest. `probe` holds the logits
+Format 4: arrays `mean`, `matrix`, `centre`, `variance`, `head`, `mixture`, `nearness`, `context` and
+`bias` as `Recogniser` names them, `probe`, and `model`, a JSON object with the rest. `probe` holds the logits
 of a fixed vector. The waves' frequencies are not in the file but drawn from a fixed seed; where a
 NumPy drew others, the probe would differ.
 """
@@ -28,7 +28,7 @@ from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_special
 from fmaml_jax.common.text import LONGEST_NAME, clean_name, is_text, name_key
-from fmaml_jax.data.scale import Scale
+from fmaml_jax.data.scale import Scale, without_metric
 from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.encoder.features import describer
 from fmaml_jax.recognition.estimate import Estimate
@@ -37,19 +37,19 @@ from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vector
 from fmaml_jax.recognition.support import LONGEST_CLIP
 from fmaml_jax.recognition.timeline import UNSURE
 
-FORMAT = 3
+FORMAT = 4
 MOST_WEIGHTS = 1 << 24
 """Of the waves' projection, which a file of any size could ask for; `best.cfg` has 1.3 million."""
 MOST_BYTES = 1 << 28
 """Of a file; an encoder's 2,048 coefficients make 17 million."""
 _MOST_LETTERS = 1 << 20
 """Of what is no array: names, warnings and the like."""
-_ARRAYS = ("centre", "head", "mixture", "nearness", "context", "bias")
+_ARRAYS = ("centre", "variance", "head", "mixture", "nearness", "context", "bias")
 _SHAPES: dict[str, tuple[tuple[str | int, ...], ...]] = {
     "mean": (("inputs",),),
     "matrix": (("inputs",), ("inputs", "inputs")),
-    "axes": (("inputs", "axes"),),
     "centre": (("features",),),
+    "variance": (("inputs",),),
     "head": (("known", "outputs"),),
     "mixture": (("outputs", "classes"),),
     "nearness": (("known", "classes"),),
@@ -105,7 +105,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "counts": lambda value: _all(value, _is_count),
     "known_as": lambda value: _all(value, _is_name),
     "feature_config": lambda value: isinstance(value, dict),
-    "frequencies": lambda value: _is_count(value) and value > 0,
+    "frequencies": _is_count,
     "temperature": lambda value: _is_number(value) and value > 0,
     "estimate": _is_estimate,
     "warnings": lambda value: _all(value, _is_text),
@@ -142,7 +142,7 @@ def save(path: str | os.PathLike, recogniser: Recogniser) -> None:
         "provenance": recogniser.provenance,
     }
     arrays = {name: np.asarray(getattr(recogniser, name)) for name in _ARRAYS}
-    arrays |= recogniser.scale._asdict()
+    arrays |= {"mean": recogniser.scale.mean, "matrix": recogniser.scale.matrix}
     arrays["probe"] = _probe(recogniser)
     arrays["model"] = np.asarray(json.dumps(model, sort_keys=True, allow_nan=False))
     archive.write(path, arrays)
@@ -235,9 +235,10 @@ def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray], encoder: str)
     confusion = np.asarray(estimate["confusion"], int).reshape(enrolled, -1)
     if (
         set(lengths) != {len(classes)}
-        or sizes["waves"] != 2 * model["frequencies"]
-        or sizes["features"] != sizes["known"] - 1 + sizes["waves"]
+        or sizes["waves"] != (2 * model["frequencies"] or sizes["inputs"])
+        or sizes["features"] != sizes["inputs"] + 2 * model["frequencies"]
         or sizes["inputs"] != sizes["known"] - 1
+        or (arrays["variance"] <= 0).any()
         or enrolled > len(classes)
         or confusion.shape[1] != len(classes)
     ):
@@ -247,7 +248,7 @@ def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray], encoder: str)
         counts=tuple(model["counts"]),
         known_as=tuple(model["known_as"]),
         feature_config=config,
-        scale=Scale(*(arrays[name] for name in Scale._fields)),
+        scale=without_metric(Scale(arrays["mean"], arrays["matrix"], np.zeros(0))),
         frequencies=model["frequencies"],
         temperature=float(model["temperature"]),
         estimate=Estimate(estimate["left_out"], confusion, tuple(estimate["interval"])),

@@ -27,11 +27,11 @@ from scipy.special import softmax
 from fmaml_jax.audio.features import FeatureConfig
 from fmaml_jax.common.archive import content_hash
 from fmaml_jax.config import Config
-from fmaml_jax.data.scale import Scale, scaled
+from fmaml_jax.data.scale import Scale, scaled, without_metric
 from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.learners import fmaml
 from fmaml_jax.maml import Params, Task
-from fmaml_jax.model import BIAS, CONTEXT, HEAD, Model, Statistics, make_model
+from fmaml_jax.model import BIAS, CONTEXT, HEAD, Model, Statistics, blended, make_model
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.estimate import (
     Estimate,
@@ -64,12 +64,14 @@ class Recogniser(NamedTuple):
         classes: those with clips, in alphabetical order, then the fixed classes without.
         counts: clips that each of them was given.
         known_as: which class of the start each began as; "" for a new one.
-        feature_config, scale, frequencies: how a clip becomes the network's vector.
+        feature_config, scale, frequencies: how a clip becomes the network's vector; without
+            frequencies the network is `linear`.
         centre: what is subtracted from the vector and its waves.
+        variance: of the vector, by which `linear` scales it; 1 of `fourier`.
         head: the start's output layer on the vector and a constant.
         mixture: share of each of its outputs in what each class begins as.
         nearness: an output layer on the same, which is added: how near each class's mean is.
-        context: the adapted weights of the waves.
+        context: the adapted weights of the waves, or of the vector of `linear`.
         bias: is added to the logits: what fixed classes without clips get.
         temperature: logits are divided by it.
         estimate: by leaving out in turn.
@@ -84,7 +86,8 @@ class Recogniser(NamedTuple):
     feature_config: FeatureConfig
     scale: Scale
     frequencies: int
-    centre: Float32[np.ndarray, " coeffs"]
+    centre: Float32[np.ndarray, " features"]
+    variance: Float32[np.ndarray, " coeffs"]
     head: Float32[np.ndarray, "known outputs"]
     mixture: Float32[np.ndarray, "outputs classes"]
     nearness: Float32[np.ndarray, "known classes"]
@@ -118,7 +121,7 @@ def logits_of_vectors(
         _logits(
             batch,
             recogniser.context,
-            recogniser.centre,
+            {"mean": recogniser.centre, "variance": recogniser.variance},
             recogniser.head,
             recogniser.mixture,
             recogniser.nearness,
@@ -152,7 +155,8 @@ def fit(
     naming = name_classes(start, {clip.label for clip in clips}, same_as, without)
     labels = np.array([naming.enrolled.index(clip.label) for clip in clips])
     folds = make_folds(labels, [clip.speaker for clip in clips], stretches(clips), naming.enrolled)
-    centre, mixture, nearness, context, logits = _adapt(start, clips, labels, folds, naming)
+    *arrays, logits = _adapt(start, clips, labels, folds, naming)
+    centre, variance, mixture, nearness, context = arrays
     bias = np.zeros(len(naming.classes), np.float32)
     bias[len(naming.enrolled) :] = start.config.fixed_bias
     logits += bias
@@ -162,9 +166,10 @@ def fit(
         counts=tuple(np.bincount(labels, minlength=len(naming.classes)).tolist()),
         known_as=tuple(naming.known_as[name] for name in naming.classes),
         feature_config=start.feature_config,
-        scale=start.scale,
-        frequencies=start.config.frequencies,
+        scale=without_metric(start.scale),  # which has done its work
+        frequencies=_frequencies(start.config),
         centre=centre,
+        variance=variance,
         head=start.params[HEAD]["kernel"],
         mixture=mixture,
         nearness=nearness,
@@ -191,6 +196,7 @@ def _adapt(
     folds: Folds,
     naming: Naming,
 ) -> tuple[
+    Float32[np.ndarray, " features"],
     Float32[np.ndarray, " coeffs"],
     Float32[np.ndarray, "outputs classes"],
     Float32[np.ndarray, "known classes"],
@@ -207,14 +213,14 @@ def _adapt(
         _padded(labels),
         _padded(class_weights(labels, given), axis=1),
         start.params[HEAD]["kernel"],
+        start.scale.axes,
         np.array([[name == meaning for meaning in meanings] for name in start.config.classes]),
         # Silence is far from all speech, and would drag the centre there.
         np.array([name != SILENCE for name in meanings[: len(naming.enrolled)]]),
         start.config,
     )
     without_fold = np.asarray(logits)[folds.of_clip, np.arange(len(clips))]
-    centre, mixture, nearness, context = (np.asarray(array)[-1] for array in arrays)
-    return centre, mixture, nearness, context, without_fold
+    return *(np.asarray(array)[-1] for array in arrays), without_fold
 
 
 def class_weights(
@@ -235,17 +241,20 @@ def _adapted(
     labels: Int[Array, " clips"],
     weights: Float[Array, "folds clips"],
     head: Float[Array, "known outputs"],
+    axes: Float[Array, "coeffs axes"],
     known: Bool[Array, "outputs classes"],
     speech: Bool[Array, " enrolled"],
     config: Config,
-) -> tuple[Array, Array, Array, Array, Float[Array, "folds clips classes"]]:
-    """`Recogniser`'s centre, mixture, nearness and context, and all clips' logits, by fold.
+) -> tuple[Array, Array, Array, Array, Array, Float[Array, "folds clips classes"]]:
+    """`Recogniser`'s centre, variance, mixture, nearness and context, and all clips' logits, by
+    fold.
 
     Args:
         vectors: of all clips.
         labels: of them.
         weights: of the clips in the support loss, by fold.
         head: the start's output layer, see `Recogniser`.
+        axes: of the inner metric.
         known: which of its outputs a class is; none of a new one.
         speech: which of the classes with clips, the first, make the centre.
         config: of the start's run.
@@ -253,19 +262,29 @@ def _adapted(
     # Programs are for numbers of classes, whatever their names.
     enrolled, names = len(speech), tuple(map(str, range(known.shape[1])))
     problem = replace(config, emotions=names[:enrolled], fixed=names[enrolled:], support="emotions")
-    network = _network(head, config.frequencies)
+    frequencies = _frequencies(config)
+    network = _network(head, frequencies)
+    coeffs = len(head) - 1
     of_clips = jax.vmap(lambda clip: network.statistics({}, clip[None])["mean"])(vectors)
     columns = head[:-1] - head[:-1, : len(config.emotions)].mean(axis=1, keepdims=True)
     offsets = CLASS_OFFSET * (columns @ known[:, :enrolled]).T
+    if not frequencies:  # which centres before it divides by the number of coefficients
+        offsets *= jnp.sqrt(coeffs)
 
     covered = known[: len(config.emotions), :enrolled].any(axis=1).all()
 
-    def fold(weights: Array) -> tuple[Array, Array, Array, Array, Array]:
+    def fold(weights: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
         shares = weights[:, None] * jax.nn.one_hot(labels, enrolled)
         shares /= shares.sum(axis=0)
-        of_classes = (shares.T @ of_clips).at[:, : len(head) - 1].subtract(offsets)
+        of_classes = (shares.T @ of_clips).at[:, :coeffs].subtract(offsets)
         centre = jnp.average(of_classes, axis=0, weights=speech)
-        known_part = network.features({}, vectors, {"mean": centre})[:, : len(head)]
+        variance = jnp.ones(coeffs)
+        if not frequencies:
+            spoken = weights * speech[labels]
+            spread = jnp.average((of_clips - centre) ** 2, axis=0, weights=spoken)
+            variance = blended(spread, spoken.sum())
+        statistics = {"mean": centre, "variance": variance}
+        known_part = network.features({}, vectors, statistics)[:, : len(head)]
         outputs = known_part @ head
         free = jnp.zeros((len(head[0]), known.shape[1] - enrolled))
         mixture = jnp.concatenate([fit_mixtures(outputs, shares), free], axis=1)
@@ -274,7 +293,7 @@ def _adapted(
         layer, own = _compare(begin, known_part, labels, weights, shares, speech)
         nearness = jnp.where(covered, 0, jnp.pad(layer, ((0, 0), (0, free.shape[1]))))
         own = jnp.where(covered, 0, jnp.pad(own, ((0, 0), (0, free.shape[1]))))
-        model = _model(centre, head, mixture, nearness, config.frequencies)
+        model = _model(statistics, head, mixture, nearness, frequencies)._replace(axes=axes)
         # A clip is not to be near a mean for its own part in it.
         apart = model._replace(apply=lambda *given: model.apply(*given) + own)
         learner = fmaml.make(problem, apart)
@@ -282,7 +301,7 @@ def _adapted(
         states = learner.adapt(learner.init(jax.random.key(0)), task)
         adapted = jax.tree.map(itemgetter(-1), states)
         logits = model.apply(adapted, vectors, None)
-        return centre, mixture, nearness, adapted[CONTEXT]["kernel"], logits
+        return centre, variance, mixture, nearness, adapted[CONTEXT]["kernel"], logits
 
     return jax.lax.map(fold, weights)
 
@@ -365,24 +384,24 @@ def fit_mixtures(
 def _logits(
     vectors: Float[Array, "clips 1 coeffs"],
     context: Float[Array, "waves classes"],
-    centre: Float[Array, " features"],
+    fixed: Statistics,
     head: Float[Array, "known outputs"],
     mixture: Float[Array, "outputs classes"],
     nearness: Float[Array, "known classes"],
     frequencies: int,
 ) -> Float[Array, "clips classes"]:
-    model = _model(centre, head, mixture, nearness, frequencies)
+    model = _model(fixed, head, mixture, nearness, frequencies)
     return model.apply({CONTEXT: {"kernel": context}}, vectors, None)
 
 
 def _model(
-    centre: Float[Array, " features"],
+    fixed: Statistics,
     head: Float[Array, "known outputs"],
     mixture: Float[Array, "outputs classes"],
     nearness: Float[Array, "known classes"],
     frequencies: int,
 ) -> Model:
-    """The network with outputs for the user's classes; it centres all clips on `centre`.
+    """The network with outputs for the user's classes; all clips are normalised by `fixed`.
 
     A class begins with the log likelihood of its mixture of the start's classes: one that the start
     knows with that one's logit. Nearness makes the likeliest class with clips likelier; half of
@@ -391,16 +410,17 @@ def _model(
     context is all that adapts, and so all its parameters.
     """
     network = _network(head, frequencies)
+    waves = 2 * frequencies or len(head) - 1
 
     def init(_: Array) -> Params:
-        return {CONTEXT: {"kernel": jnp.zeros((2 * frequencies, mixture.shape[1]))}}
+        return {CONTEXT: {"kernel": jnp.zeros((waves, mixture.shape[1]))}}
 
     def statistics(_: Params, clips: Array) -> Statistics:
         del clips
-        return {"mean": centre}
+        return fixed
 
     def features(_: Params, clips: Array, given: Statistics | None = None) -> Array:
-        return network.features({}, clips, {"mean": centre} if given is None else given)
+        return network.features({}, clips, fixed if given is None else given)
 
     def apply(params: Params, clips: Array, given: Statistics | None = None) -> Array:
         known, waves = jnp.split(features(params, clips, given), [len(head)], axis=1)
@@ -416,7 +436,12 @@ def _model(
 
 def _network(head: Float[Array, "known outputs"], frequencies: int) -> Model:
     """The start's network, for its features alone; what it reads is known but for a constant."""
-    return make_model(0, len(head) - 1, "fourier", frequencies=frequencies)
+    kind = "fourier" if frequencies else "linear"
+    return make_model(0, len(head) - 1, kind, frequencies=frequencies)
+
+
+def _frequencies(config: Config) -> int:
+    return config.frequencies if config.network == "fourier" else 0
 
 
 def _multiple(count: int) -> int:
