@@ -318,7 +318,7 @@ AXES = np.linalg.qr(np.random.default_rng(4).normal(size=(5, 5)))[0][:, :2] * [0
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 def test_steps_in_the_sources_metric_are_a_kernel_machine_in_the_dual(decay, spoken):
-    """Alpha <- alpha - rate * (softmax - one-hot + decay * alpha); K is in the metric, of size 1."""
+    """Alpha <- alpha - rate * (softmax - one-hot + decay * alpha); K in the metric, of size 1."""
     start, task = spoken
     start = {**start, CONTEXT: {"kernel": jnp.zeros((5, 3))}}
     linear = make_model(3, coefficients=5, network="linear")._replace(axes=jnp.asarray(AXES))

@@ -2,7 +2,7 @@
 
 Format 4: arrays `mean` and `matrix` of the scale; `centre`, `variance`, `head`, `mixture`,
 `nearness`, `context` and `bias` as `Recogniser` names them; `probe`; and `model`, a JSON object
-with the rest. `probe` holds the logits of a fixed vector. The frequencies of the waves are not in the
+with the rest. `probe` holds the logits of a fixed vector. The waves' frequencies are not in the
 file but drawn from a fixed seed; where a NumPy drew others, the probe would differ.
 """
 
