@@ -4,8 +4,8 @@
 
 Each draw enrols clips of each emotion by a few speakers of a corpus, and recognises clips of the
 others: without speakers, with those of the corpus, and with those that are found. A folder is all
-of their clips; or has one class five times as often as another; or one of its speakers has one
-emotion alone, what remains of whom is drawn as for the others.
+of their clips; or has one class five times as often as another; or has one emotion alone of one
+speaker, or of each.
 """
 
 from collections.abc import Callable, Mapping
@@ -153,7 +153,7 @@ def recalls(answers: np.ndarray, labels: np.ndarray, fixed: tuple[str, ...]) -> 
     """Mean recall over the emotions, and over all classes."""
     own = {str(label): float((answers == label)[labels == label].mean()) for label in set(labels)}
     emotions = [recall for label, recall in own.items() if label not in fixed]
-    return float(np.mean(emotions)), float(np.mean([*own.values()]))
+    return float(np.mean(emotions or np.nan)), float(np.mean([*own.values()]))
 
 
 def all_clips(corpus: Dataset, rest: Clips, rng: np.random.Generator) -> Clips:
@@ -175,16 +175,29 @@ def skewed(corpus: Dataset, rest: Clips, rng: np.random.Generator) -> Clips:
 
 def one_emotion(corpus: Dataset, rest: Clips, rng: np.random.Generator) -> Clips:
     """Of one speaker the clips of one class alone, of the others all."""
-    speaker = rng.choice(np.unique(corpus.speakers[rest]))
-    theirs = corpus.speakers[rest] == speaker
-    label = rng.choice(np.unique(corpus.labels[rest[theirs]]))
-    return rest[~theirs | (corpus.labels[rest] == label)]
+    return _of_one_class(corpus, rest, rng.choice(np.unique(corpus.speakers[rest]), 1), rng)
+
+
+def one_emotion_each(corpus: Dataset, rest: Clips, rng: np.random.Generator) -> Clips:
+    """Of each speaker the clips of one class alone."""
+    return _of_one_class(corpus, rest, np.unique(corpus.speakers[rest]), rng)
+
+
+def _of_one_class(
+    corpus: Dataset, rest: Clips, speakers: np.ndarray, rng: np.random.Generator
+) -> Clips:
+    for speaker in speakers:
+        theirs = corpus.speakers[rest] == speaker
+        label = rng.choice(np.unique(corpus.labels[rest[theirs]]))
+        rest = rest[~theirs | (corpus.labels[rest] == label)]
+    return rest
 
 
 FOLDERS: Mapping[str, Callable[[Dataset, Clips, np.random.Generator], Clips]] = {
     "all clips": all_clips,
     "one class five times another": skewed,
     "a speaker with one emotion": one_emotion,
+    "one emotion of each speaker": one_emotion_each,
 }
 
 
@@ -195,7 +208,7 @@ def row(
     without: Float[np.ndarray, "draws 2"],
     promised: list[tuple[float, bool]],
 ) -> str:
-    emotions, every = results.mean(axis=0)
+    emotions, every = np.nanmean(results, axis=0)
     gains = (results - without)[:, 1]
     half = stats.sem(gains) * stats.t.ppf(0.975, len(gains) - 1)
     gain = "" if kind == "none" else f"{100 * gains.mean():+.1f} ± {100 * half:.1f}"

@@ -331,7 +331,7 @@ def _beside(
     beside = CLASS_OFFSET * (columns @ known).T
     if not _frequencies(config):  # which centres before it divides by the number of coefficients
         beside *= jnp.sqrt(len(head) - 1)
-    return beside
+    return jnp.asarray(beside)
 
 
 def class_weights(
