@@ -65,7 +65,7 @@ def test_an_unfinished_run(folder):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"network": "cnn"}, "--method=fmaml --network=cnn, and only fmaml with fourier"),
+        ({"network": "cnn"}, "--method=fmaml --network=cnn, and only fmaml with fourier or linear"),
         ({"method": "protonet"}, "--method=protonet"),
         ({"colour": "red"}, "was written by another version of fmaml_jax.*colour"),
         ({"frequencies": 32}, "other parameters than its settings say"),

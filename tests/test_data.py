@@ -9,8 +9,15 @@ import pytest
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data import scale as scale_module
 from fmaml_jax.data.dataset import Shard, load, save
-from fmaml_jax.data.scale import scaled, standard_scale, whitening_scale
-from fmaml_jax.data.split import Clips, Split, load_clips, require_clips, split_clips
+from fmaml_jax.data.scale import domain_scale, scaled, standard_scale, whitening_scale
+from fmaml_jax.data.split import (
+    Clips,
+    Split,
+    lenders,
+    load_clips,
+    require_clips,
+    split_clips,
+)
 from tests.corpus import EMOTIONS, FIXED, make_corpus, save_corpora
 
 
@@ -242,6 +249,34 @@ def test_a_source_without_an_emotion_is_whitened_by_the_others():
     assert np.isfinite(scale.matrix).all()
 
 
+# ---- scale by domains
+
+
+def test_clips_of_a_domain_differ_by_one_and_the_metric_is_the_inverse_of_their_spread():
+    features, split = one_frame_clips()
+    scale = domain_scale(features, split, 3)
+    inputs = scaled(features, scale)
+    spoken = [inputs[np.concatenate(pool[:3]), 0] for pool in split.train.values()]
+    np.testing.assert_allclose(
+        np.mean([clips.std(axis=0) for clips in spoken], axis=0), 1, rtol=1e-3
+    )
+    np.testing.assert_allclose(
+        np.mean([clips.mean(axis=0) for clips in spoken], axis=0), 0, atol=1e-3
+    )
+    rest = np.concatenate([(clips - clips.mean(axis=0)) / clips.std(axis=0) for clips in spoken])
+    inverse = np.linalg.inv(np.eye(5) + scale_module.DAMPING * np.cov(rest.T, bias=True))
+    np.testing.assert_allclose(np.eye(5) - scale.axes @ scale.axes.T, inverse, atol=1e-4)
+
+
+def test_the_metric_knows_the_directions_in_which_clips_differ_most(monkeypatch):
+    features, split = one_frame_clips()
+    whole = domain_scale(features, split, 3).axes
+    monkeypatch.setattr(scale_module, "AXES", 2)
+    axes = domain_scale(features, split, 3).axes
+    np.testing.assert_allclose(np.abs(axes), np.abs(whole[:, -2:]), atol=1e-5)
+    assert np.linalg.norm(axes[:, 0]) > np.linalg.norm(whole[:, 0])
+
+
 # ---- corpora as domains and as targets
 
 
@@ -410,6 +445,18 @@ def test_too_few_clips_names_class_language_and_both_numbers(clips):
     train = deal(clips._replace(labels=np.where(neutral, "joy", clips.labels))).train
     with pytest.raises(UserError, match=r"class neutral of language aa has 0 clips"):
         require_clips(train, (*EMOTIONS, *FIXED), (1,) * 5, "--shots")
+
+
+def test_clips_that_are_lent_are_needed_too():
+    pool = tuple(np.arange(count) for count in (0, 6, 4, 0, 0, 9))
+    assert lenders(pool, 5) == [1, 1, 2, 2, 1, 5]
+    assert lenders(pool, 0) == [0, 1, 2, 3, 4, 5]
+    assert lenders((pool[0], pool[1], pool[0]), 3) == [0, 1, 2]  # one emotion is no task
+    require_clips({"a": pool}, "abcdef", (2,) * 5 + (9,), "--shots", 5)
+    with pytest.raises(UserError, match=r"class b of language a has 6 clips .* needs 9"):
+        require_clips({"a": pool}, "abcdef", (3, 3, 2, 2, 2, 9), "--shots", 5)
+    with pytest.raises(UserError, match=r"class a of language a has 0 clips"):
+        require_clips({"a": pool}, "abcdef", (2,) * 6, "--shots")
 
 
 def test_files_that_do_not_go_together_are_named(tmp_path, paths):

@@ -89,6 +89,28 @@ def test_no_shuffling_keeps_the_meaning_of_positions():
     assert (episodes.query_labels == episodes.query // 100 % 10).all()
 
 
+def test_an_emotion_without_clips_has_its_places_filled_by_the_others():
+    pool = (np.arange(20), np.arange(0), np.arange(20, 44), np.arange(50, 60))
+    shape = TaskShape(3, shots=4, query=(3, 3, 3, 3), shuffled=3)
+    drawn = sample({"a": pool}, shape, seed=0, split="train", step=0, tasks=range(40))
+    for support, labels, query, query_labels in zip(*drawn, strict=True):
+        clips = np.concatenate([support, query])
+        assert len(set(clips.tolist())) == len(clips) == 24
+        for position in set(labels.tolist()):
+            own = np.concatenate([support[labels == position], query[query_labels == position]])
+            assert len(set((own < 20).tolist())) == 1  # of one emotion
+        kinds = [(labels == position).sum() for position in range(3)]
+        assert sorted(kinds) == [0, 4, 8]
+        assert sorted((query_labels == position).sum() for position in range(4)) == [0, 3, 3, 6]
+        assert (query_labels[query >= 50] == 3).all()
+    # Whatever place is empty is that of the emotion that is lacking.
+    assert {int(np.setdiff1d(np.arange(3), labels)[0]) for labels in drawn.support_labels} == {
+        0,
+        1,
+        2,
+    }
+
+
 def test_problems_and_shots_are_compared_on_the_same_clips():
     ours = draw(split="test")
     plain = draw(split="test", shape=PLAIN)

@@ -26,7 +26,7 @@ from fmaml_jax.learners import (
     relation,
     without_unread,
 )
-from fmaml_jax.learners.adaptation import make_support_loss, start_optimizer
+from fmaml_jax.learners.adaptation import make_support_loss, query_loss, start_optimizer
 from fmaml_jax.maml import Task, cross_entropy
 from fmaml_jax.model import CONTEXT, HEAD, Model, make_model
 from fmaml_jax.training import evaluate
@@ -203,7 +203,8 @@ def test_the_sum_is_the_mean_times_the_clips(task):
         for kind in ("mean", "sum")
     )
     np.testing.assert_allclose(total, 6 * mean, rtol=1e-6)
-    few = task.support[:2], task.support_labels[:2], None
+    each = jnp.array([int(jnp.argmax(task.support_labels == label)) for label in range(2)])
+    few = task.support[each], task.support_labels[each], None
     probabilities = jax.nn.softmax(MODEL.apply(PARAMS, few[0]))[jnp.arange(2), few[1]]
     loss = make_support_loss(replace(CONFIG, support_loss="sum"), MODEL)
     np.testing.assert_allclose(loss(PARAMS, few), -np.log(probabilities).sum(), rtol=1e-5)
@@ -310,6 +311,80 @@ def test_context_descends_as_a_kernel_machine_in_the_dual(outputs, spoken):
     assert np.abs(found[-1] - found[0]).max() > 0.3
     if outputs == "supported":
         np.testing.assert_array_equal(found[:, :, 2], found[:1, :, 2].repeat(4, axis=0))
+
+
+AXES = np.linalg.qr(np.random.default_rng(4).normal(size=(5, 5)))[0][:, :2] * [0.9, 0.5]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_steps_in_the_sources_metric_are_a_kernel_machine_in_the_dual(decay, spoken):
+    """Alpha <- alpha - rate * (softmax - one-hot + decay * alpha); K in the metric, of size 1."""
+    start, task = spoken
+    start = {**start, CONTEXT: {"kernel": jnp.zeros((5, 3))}}
+    linear = make_model(3, coefficients=5, network="linear")._replace(axes=jnp.asarray(AXES))
+    config = replace(
+        CONFIG,
+        **{**OF_FOURIER, "network": "linear", "scaling": "domains", "inner_metric": "sources"},
+        inner_decay=decay,
+        inner_outputs="supported",
+    )
+    support = np.asarray(task.support[:, 0], np.float64)
+    mean = support.mean(axis=0)
+    variance = (20 + len(support) * support.var(axis=0)) / (20 + len(support))
+
+    def seen(clips):
+        return (np.asarray(clips[:, 0], np.float64) - mean) / np.sqrt(5 * variance)
+
+    root = np.eye(5) - AXES @ AXES.T
+    known, kernel = seen(task.support), seen(task.support) @ root @ seen(task.support).T
+    size = np.trace(kernel) / len(kernel)
+    to_query = seen(task.query) @ root @ known.T / size
+    kernel /= size
+
+    def begin(vectors):
+        head = np.asarray(start[HEAD]["kernel"], np.float64)
+        return vectors @ head[:-1] + 0.3 * head[-1]
+
+    alpha, expected = np.zeros((6, 2)), []
+    for _ in range(4):
+        query = begin(seen(task.query))
+        query[:, :2] += to_query @ alpha
+        expected.append(query)
+        exponents = np.exp(begin(known)[:, :2] + kernel @ alpha)
+        softmax = exponents / exponents.sum(axis=1, keepdims=True)
+        alpha -= 0.7 * (softmax - np.eye(2)[task.support_labels] + decay * alpha)
+    found = predict(find_method(config)[0].make(config, linear), start, task, "inductive")
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(found[-1] - found[0]).max() > 0.3
+
+
+@pytest.mark.parametrize("outputs", ["all", "supported"])
+def test_an_emotion_without_a_clip_is_left_out_of_the_softmax(outputs):
+    """The losses are those of a network that has no such output."""
+    config = replace(CONFIG, emotions=("a", "b", "c"), fixed=("f",), inner_outputs=outputs)
+    config = replace(config, support="emotions")
+    model = MODEL._replace(apply=lambda params, clips, _: clips[:, 0] @ params)
+    rng = np.random.default_rng(0)
+    support, query = (jnp.asarray(rng.normal(size=(4, 1, 3)), jnp.float32) for _ in range(2))
+    weights = jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+    task = Task(support, jnp.array([0, 2, 0, 2]), query, jnp.array([0, 2, 3, 3]))
+    fewer = task._replace(
+        support_labels=jnp.array([0, 1, 0, 1]), query_labels=jnp.array([0, 1, 2, 2])
+    )
+    smaller = replace(config, emotions=("a", "c"))
+    there = jnp.array([0, 2, 3])
+    loss, gradient = jax.value_and_grad(make_support_loss(config, model))(weights, task.labelled)
+    expected, slope = jax.value_and_grad(make_support_loss(smaller, model))(
+        weights[:, there], fewer.labelled
+    )
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient[:, there], slope, rtol=1e-4, atol=1e-6)
+    assert (gradient[:, 1] == 0).all()
+    logits = query[:, 0] @ weights
+    for ours, theirs in zip(
+        query_loss(logits, task), query_loss(logits[:, there], fewer), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
 def test_inductive_fourier_predictions_ignore_other_queries(spoken):
@@ -726,7 +801,8 @@ def test_fixed_svm_is_scikit_learns_on_the_support_and_the_fixed_classes_of_the_
     np.testing.assert_array_equal(fixed, scores)
 
 
-def test_pooled_regression_is_at_the_minimum_of_its_loss():
+@pytest.mark.parametrize("penalty", [100.0, 10.0])
+def test_pooled_regression_is_at_the_minimum_of_its_loss(penalty):
     """Begun at the sources' minimum it ends at that of sources and support, found from zero."""
     (clips, labels), query = overlapping(), np.eye(3)
     first, second = np.arange(0, 60, 4), np.arange(2, 60, 4)
@@ -734,7 +810,7 @@ def test_pooled_regression_is_at_the_minimum_of_its_loss():
     # The last clip, of class 2, which is fixed, belongs to both domains.
     pools = [np.append(first, 59), np.append(second, 59)]
     sources = {str(i): pool_of(labels, pool) for i, pool in enumerate(pools)}
-    classify = functionals.pooled_regression(clips, sources, 2, tol=1e-6)
+    classify = functionals.pooled_regression(clips, sources, 2, tol=1e-6, penalty=penalty)
     # Of all tasks, not the first alone, with other labels before.
     classify(support, 1 - support_labels, query)
     known, scores = classify(support, support_labels, query)
@@ -756,16 +832,16 @@ def test_pooled_regression_is_at_the_minimum_of_its_loss():
     def loss(weights):
         logits = scaled @ weights[:9].reshape(3, 3) + weights[9:]
         surprise = np.logaddexp.reduce(logits, axis=1) - logits[np.arange(len(true)), true]
-        return counts @ surprise + (weights[:9] ** 2).sum() / 2 / functionals.POOLED_C
+        return counts @ surprise + (weights[:9] ** 2).sum() / 2 * penalty
 
     best = optimize.minimize(loss, np.zeros(12), tol=1e-9).x
     expected = (query - mean) / deviation @ best[:9].reshape(3, 3) + best[9:]
     difference = scores - expected
     np.testing.assert_allclose(difference - difference.mean(axis=1, keepdims=True), 0, atol=1e-3)
     # Not vacuous: the sources' own minimum is elsewhere.
-    start = LogisticRegression(C=functionals.POOLED_C).fit(source, source_labels)
+    start = LogisticRegression(C=1 / penalty).fit(source, source_labels)
     moved = scores - start.decision_function((query - mean) / deviation)
-    assert np.abs(moved - moved.mean(axis=1, keepdims=True)).max() > 0.05
+    assert np.abs(moved - moved.mean(axis=1, keepdims=True)).max() > 0.02
 
 
 def test_pooled_regression_does_not_see_the_level_of_a_domain():

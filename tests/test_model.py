@@ -18,6 +18,7 @@ from fmaml_jax.model import (
     CONTEXT,
     GAMMA,
     HEAD,
+    PRIOR_CLIPS,
     input_frames,
     make_model,
     pool_time,
@@ -54,7 +55,7 @@ def test_size_is_the_published_one():
 
 @pytest.fixture(
     scope="module",
-    params=["cnn", pytest.param("cnn_lstm", marks=pytest.mark.slow), "fourier"],
+    params=["cnn", pytest.param("cnn_lstm", marks=pytest.mark.slow), "fourier", "linear"],
 )
 def network(request):
     return request.param
@@ -70,7 +71,7 @@ def small(network):
     )
     rng = np.random.default_rng(0)
     params = model.init(jax.random.key(0))
-    if network == "fourier":  # which starts at zero
+    if network in ("fourier", "linear"):  # which start at zero
         params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), params)
     frames = input_frames(network)
     support = jnp.asarray(rng.normal(size=(6, frames, 8)), jnp.float32)
@@ -246,6 +247,25 @@ def test_fourier_logits_are_two_linear_layers_that_start_at_zero():
     found = np.asarray(model.features(params, clips, None))
     expected = found[:, :7] @ params[HEAD]["kernel"] + found[:, 7:] @ params[CONTEXT]["kernel"]
     np.testing.assert_allclose(model.apply(params, clips, None), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_linear_is_scaled_by_the_support_as_far_as_it_is_clips_enough():
+    model = make_model(3, coefficients=6, network="linear")
+    support, query = vectors(7) * 3, vectors(4, seed=3)
+    rng = np.random.default_rng(4)
+    params = jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), model.init(jax.random.key(0))
+    )
+    own = np.asarray(support)[:, 0]
+    variance = (PRIOR_CLIPS * 1 + 7 * own.var(axis=0)) / (PRIOR_CLIPS + 7)
+    seen = (np.asarray(query)[:, 0] - own.mean(axis=0)) / np.sqrt(6 * variance)
+    layers = params[HEAD]["kernel"], params[CONTEXT]["kernel"]
+    expected = seen @ (layers[0][:-1] + layers[1]) + BIAS * layers[0][-1]
+    found = model.apply(params, query, model.statistics(params, support))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    read = np.concatenate([seen, np.full((4, 1), BIAS), seen], axis=1)
+    features = model.features(params, query, model.statistics(params, support))
+    np.testing.assert_allclose(features, read, rtol=1e-4, atol=1e-5)
 
 
 def test_fourier_frequencies_are_the_same_for_every_seed():

@@ -117,8 +117,8 @@ def test_another_content_than_its_hash_says_is_refused(path):
 
 
 def test_a_newer_format_is_refused(path):
-    rewrite(path, model=with_entries(path, format=4))
-    with pytest.raises(UserError, match="has format 4 and this code reads format 3; update"):
+    rewrite(path, model=with_entries(path, format=5))
+    with pytest.raises(UserError, match="has format 5 and this code reads format 4; update"):
         load(path)
 
 

@@ -67,9 +67,25 @@ def anonymous(clips):
     return [clip._replace(speaker="") for clip in clips]
 
 
-def test_with_k_clips_of_each_emotion_it_is_fmaml(start, clips, others):
+def linear(start):
+    """The start without waves, and some axes in which clips differ much."""
+    settings = {"network": "linear", "scaling": "domains", "inner_metric": "sources"}
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(len(start.scale.mean), 7)))[0]
+    return start._replace(
+        config=replace(start.config, **settings, inner_decay=0.1),
+        scale=start.scale._replace(axes=0.9 * axes.astype(np.float32)),
+        params={
+            HEAD: start.params[HEAD],
+            CONTEXT: {"kernel": np.zeros_like(start.params[HEAD]["kernel"][:-1])},
+        },
+    )
+
+
+@pytest.mark.parametrize("network", ["fourier", "linear"])
+def test_with_k_clips_of_each_emotion_it_is_fmaml(network, start, clips, others):
+    start = linear(start) if network == "linear" else start
     config = replace(start.config, support="emotions")
-    model = model_of(config, len(start.scale.mean))
+    model = model_of(config, len(start.scale.mean))._replace(axes=start.scale.axes)
     learner = fmaml.make(config, model)
     support = scaled(np.stack([clip.features for clip in clips]), start.scale)
     labels = np.array([config.emotions.index(clip.label) for clip in clips])
@@ -81,6 +97,7 @@ def test_with_k_clips_of_each_emotion_it_is_fmaml(start, clips, others):
     found = fit(start, clips, {}, (), ())
 
     assert found.classes == config.classes
+    assert (found.variance == 1).all() == (network == "fourier")
     np.testing.assert_allclose(logits(found, others), expected, rtol=1e-3, atol=1e-3)
     chances = probabilities(found, others)
     np.testing.assert_allclose(

@@ -16,6 +16,7 @@ from fmaml_jax.recognition.recogniser import probabilities_by_speaker
 from fmaml_jax.recognition.speakers import Turn
 from fmaml_jax.recognition.support import read_support
 from fmaml_jax.recognition.voices import PRIOR_CLIPS, answers, by_labels, find_speakers, offsets
+from tests.commands import run_module
 from tests.test_encoder import original_tensors
 
 EMOTIONS, COEFFS = 3, 12
@@ -207,3 +208,32 @@ def test_what_cannot_be_enrolled_by_speaker(start, table, tmp_path):
     missing = start._replace(encoder=str(tmp_path / "no.npz"))
     with pytest.raises(UserError, match=r"no\.npz .*get it with .*fetch_encoder"):
         enrol(missing, support, speakers="found")
+
+
+@pytest.mark.slow
+def test_the_commands_take_speakers_into_account(trained, table, tmp_path):
+    support, paths = table
+    for name, flags in (("plain", ()), ("known", ("--speakers=known",))):
+        done = run_module(
+            "fmaml_jax.enrol",
+            *(f"--checkpoint={trained[0]}", f"--support={support}", f"--out={tmp_path / name}"),
+            *flags,
+        )
+        assert not done.returncode, done.stderr
+    (tmp_path / "empty.wav").touch()
+    heard = *paths, tmp_path / "empty.wav"
+    done = run_module(
+        "fmaml_jax.predict", f"--model={tmp_path / 'known'}", "--speakers=file", *heard
+    )
+    assert done.returncode == 2
+    assert "empty.wav cannot be used" in done.stderr
+    found = predict_folder(load(tmp_path / "known"), paths, speakers="file")
+    labels = [row["label"] for row in csv.DictReader(done.stdout.splitlines())]
+    assert labels == [prediction.segments[0].label for prediction in found]
+    done = run_module("fmaml_jax.predict", f"--model={tmp_path / 'known'}", paths[0])
+    assert "is for clips by speaker" in done.stderr
+    done = run_module(
+        "fmaml_jax.predict", f"--model={tmp_path / 'plain'}", "--speakers=file", *paths
+    )
+    assert done.returncode == 2
+    assert "leave out --speakers=file, or enrol again with --speakers=known or found" in done.stderr

@@ -245,7 +245,7 @@ def _sample_task(
         of_query = [np.isin(groups[drawn], asked) for drawn in clips]
         for_query = [drawn[side] for drawn, side in zip(clips, of_query, strict=True)]
         for_support = [drawn[~side] for drawn, side in zip(clips, of_query, strict=True)]
-    lending = lenders(for_support, shape.ways)
+    lending = lenders(tuple(for_support), shape.ways)
     support = _drawn(for_support, lending, shape.support)
     query = _drawn([drawn[::-1] for drawn in for_query], lending, shape.query)
     return (

@@ -95,7 +95,7 @@ def domain_scale(
     variances, axes = np.linalg.eigh(rest.T @ rest / len(rest))
     variances, axes = variances[-AXES:].clip(0), axes[:, -AXES:]
     return Scale(
-        np.mean([clips.mean(axis=0) for clips in domains], axis=0, dtype=np.float32),
+        np.mean([clips.mean(axis=0) for clips in domains], axis=0).astype(np.float32),
         (1 / deviation).astype(np.float32),
         (axes * np.sqrt(DAMPING * variances / (1 + DAMPING * variances))).astype(np.float32),
     )

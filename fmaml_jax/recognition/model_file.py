@@ -1,10 +1,10 @@
 """A recogniser as one portable file: an .npz without pickles.
 
-Format 4: arrays `mean`, `matrix`, `centre`, `variance`, `head`, `mixture`, `nearness`, `context`
-and `bias` as `Recogniser` names them, `means` too where clips are taken by speaker, `probe`, and
-`model`, a JSON object with the rest. `probe` holds the logits of a fixed vector. The waves'
-frequencies are not in the file but drawn from a fixed seed; where a NumPy drew others, the probe
-would differ.
+Format 4: arrays `mean` and `matrix` of the scale; `centre`, `variance`, `head`, `mixture`,
+`nearness`, `context` and `bias` as `Recogniser` names them, and `means` where clips are taken by
+speaker; `probe`; and `model`, a JSON object with the rest. `probe` holds the logits of a fixed
+vector. The waves' frequencies are not in the file but drawn from a fixed seed; where a NumPy drew
+others, the probe would differ.
 """
 
 import json

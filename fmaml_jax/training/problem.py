@@ -48,8 +48,8 @@ def load_split(config: Config) -> tuple[Clips, Split]:
     if isinstance(method, Network) and (frames > 1) != (input_frames(config.network) > 1):
         raise UserError(
             f"--network={config.network} cannot read features of {frames} frames a clip: "
-            "fourier and linear are for one, which `data_prep.prepare --features=descriptors` makes, "
-            "the other networks for more"
+            "fourier and linear are for one, which `data_prep.prepare --features=descriptors` "
+            "makes, the other networks for more"
         )
     if split.groups is None:
         require_clips(split.test, config.classes, test.clips, "--shots or the --test_query flags")
