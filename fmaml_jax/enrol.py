@@ -30,7 +30,11 @@ def main() -> None:
     set_up_device()
     start = load_start(args.checkpoint, args.encoder)
     recogniser = recognition.enrol(
-        start, args.support, same_as=same_as, without=args.without, tier=args.tier
+        *(start, args.support),
+        same_as=same_as,
+        without=args.without,
+        tier=args.tier,
+        speakers=args.speakers,
     )
     recognition.save(args.out, recogniser)
     print(describe(recogniser), flush=True)
@@ -66,6 +70,13 @@ def define_flags() -> None:
         "",
         "The tier of labels (else 'emotion'; a speaker's is emotion@NAME); with it, --support may "
         "be a folder of TextGrids and .eaf files.",
+    )
+    flags.DEFINE_enum(
+        "speakers",
+        "",
+        ["", "known", "found"],
+        "Makes a model for clips by speaker (predict --speakers), from clips whose speakers are "
+        "known, or found by ear. Voices are compared in memory; nothing of them is written.",
     )
     flags.DEFINE_string("out", "", "The model file to write.")
     flags.DEFINE_list(

@@ -24,8 +24,12 @@ from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.recognition.annotations import TIER
 from fmaml_jax.recognition.formats import FORMATS, filling
 
+WITHOUT_FILE = ("file", "found")
+"""Of --speakers, what is no file."""
+
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction
+    from fmaml_jax.recognition.interface import Speakers
     from fmaml_jax.recognition.recordings import Recording
 
 
@@ -65,7 +69,8 @@ def main(arguments: Sequence[str]) -> int:
     if args.channels == "split":
         recordings.require_channels(wanted)
     turns = None
-    if args.speakers:
+    told = args.speakers not in ("", *WITHOUT_FILE)
+    if told:
         from fmaml_jax.recognition.speakers import read_turns
 
         turns = read_turns(Path(args.speakers), [recording.path for recording in wanted])
@@ -73,19 +78,41 @@ def main(arguments: Sequence[str]) -> int:
     # Later still, so that a missing file is said before JAX is there.
     from fmaml_jax.recognition import load, predict
     from fmaml_jax.recognition.description import describe_speakers
+    from fmaml_jax.recognition.interface import hear, label_together
     from fmaml_jax.training.devices import set_up_device
 
     set_up_device()
     console.unwind_on_termination()  # so that neither a helper nor half a file stays
     recogniser = load(args.model, args.encoder)
+    speakers = _speakers(args)
+    if recogniser.means is None and args.speakers in WITHOUT_FILE:
+        raise UserError(
+            f"{args.model} is not for clips by speaker; leave out --speakers={args.speakers}, or "
+            "enrol again with --speakers=known or found"
+        )
+    if recogniser.means is not None and not speakers:
+        print(
+            f"warning: {args.model} is for clips by speaker, and promises less without: say whose "
+            "they are (--speakers)",
+            file=sys.stderr,
+        )
     done: list[float | None] = []
     kept: list[Prediction] = []
     started = time.perf_counter()
-    # Closed, its progress ends before an error is said.
-    with (
-        recordings.helpers(recogniser, wanted) as helpers,
-        contextlib.closing(
-            recordings.predict_each(
+    with recordings.helpers(recogniser, wanted, args.speakers == "found") as helpers:
+        if recogniser.means is not None and speakers:
+            each = recordings.predict_together(
+                partial(
+                    *(hear, recogniser),
+                    channels=args.channels,
+                    voices=args.speakers == "found",
+                    executor=helpers,
+                ),
+                partial(label_together, recogniser, speakers=speakers, abstain=args.abstain),
+                *(wanted, turns, args.pictures, done),
+            )
+        else:
+            each = recordings.predict_each(
                 partial(
                     *(predict, recogniser),
                     abstain=args.abstain,
@@ -94,11 +121,11 @@ def main(arguments: Sequence[str]) -> int:
                 ),
                 *(wanted, turns, args.pictures, done),
             )
-        ) as found,
-    ):
-        write = recordings.write_each if to_folder else recordings.write_all
-        summed_up = args.report or turns or args.channels == "split"
-        write(_keeping(found, kept) if summed_up else found, written, out)
+        # Closed, its progress ends before an error is said.
+        with contextlib.closing(each) as found:
+            write = recordings.write_each if to_folder else recordings.write_all
+            summed_up = args.report or turns or args.channels == "split"
+            write(_keeping(found, kept) if summed_up else found, written, out)
     if args.report and kept:
         # Late, as pictures are, whose colours it has.
         from fmaml_jax.recognition.overview import overview
@@ -129,7 +156,8 @@ def _require_places(
     """
     from fmaml_jax.recognition.recordings import require_folder, require_names
 
-    read = [args.model, *(recording.path for recording in wanted), *filter(None, [args.speakers])]
+    told = [args.speakers] * (args.speakers not in ("", *WITHOUT_FILE))
+    read = [args.model, *(recording.path for recording in wanted), *told]
     if out and os.path.realpath(out) in map(os.path.realpath, read):
         raise UserError(f"--out={out} is a file that is to be read; choose another name")
     if args.report and os.path.realpath(args.report) in map(os.path.realpath, [*read, out or "/"]):
@@ -144,6 +172,17 @@ def _require_places(
         require_folder(Path(args.pictures))
     if args.report:
         require_folder(Path(os.path.realpath(args.report)).parent)
+
+
+def _speakers(args: flags.FlagValues) -> "Speakers | None":
+    """What is known of the speakers, as `label_together` calls it; None for nothing."""
+    if args.speakers in WITHOUT_FILE:
+        return args.speakers
+    if args.channels == "split":
+        return "named"
+    # In an RTTM a name is of one recording, and somebody else in the next.
+    named = "named_by_file" if args.speakers.lower().endswith(".rttm") else "named"
+    return named if args.speakers else None
 
 
 def _keeping(
@@ -182,7 +221,10 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "speakers",
         "",
-        "Where it is said who speaks when: an RTTM, or a CSV: file,speaker[,start,end].",
+        "Where it is said who speaks when: an RTTM, or a CSV: file,speaker[,start,end]. For a "
+        "model that was enrolled with --speakers also 'file', each file is one speaker, or "
+        "'found', by ear: an answer then depends on the speaker's other clips, of which 5 or more "
+        "help. Voices are compared in memory; nothing of them is written.",
     )
     flags.DEFINE_string("pictures", "", "Folder for a PNG of each file's timeline.")
     flags.DEFINE_string(

@@ -32,6 +32,7 @@ from fmaml_jax.recognition.timeline import (
     UNSURE,
     WINDOW,
     Segment,
+    Span,
     Stretch,
     _described,
     _merged,
@@ -71,7 +72,9 @@ def pieces_of(samples, abstain=0.0, start=0):
     stretch = Stretch(start, samples)
     (((found,), windows),) = _described([stretch], cut, None)
     assert found is stretch
-    return list(_pieces(stretch, levels(windows), abstain))
+    return list(
+        _pieces(Span(stretch.start, stretch.windows(), stretch.speaker), levels(windows), abstain)
+    )
 
 
 def seconds(pieces):

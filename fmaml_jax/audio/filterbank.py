@@ -29,16 +29,16 @@ class EncoderConfig(NamedTuple):
     Attributes:
         encoder: version of what is computed; another version is another vector.
         weights: content hash of the encoder's file.
-        layer: the dense block whose output is read, and `statistics` over time of it: "mean", or
-            "mean_deviation" for both. They are the best on nEMO with the other corpora as sources;
-            experiments/README.md has the table.
+        layer: the dense block whose output is read ("last" is what tells speakers apart), and
+            `statistics` over time of it: "mean", or "mean_deviation" for both. They are the best on
+            nEMO with the other corpora as sources; experiments/README.md has the table.
         sample_rate: samples per second that `log_mel_energies` expects.
         clip_seconds: length to which a longer clip is cropped, around its centre.
     """
 
     encoder: int = 1
     weights: str = ""
-    layer: Literal["block1", "block2", "block3"] = "block3"
+    layer: Literal["block1", "block2", "block3", "last"] = "block3"
     statistics: Literal["mean", "mean_deviation"] = "mean_deviation"
     sample_rate: int = SAMPLE_RATE
     clip_seconds: float = 20.0

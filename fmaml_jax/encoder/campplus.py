@@ -64,12 +64,14 @@ class Layers(NamedTuple):
         front: of the two-dimensional front, an eighth of the filters with 32 channels each.
         entry: of the first time-delay layer.
         blocks: of each dense block, before the layer that narrows it: 512, 1024 and 1024 channels.
+        last: of the layer whose mean and deviation over time the embedding is made of.
         embedding: of who speaks; 192 numbers.
     """
 
     front: Float[Array, "frames channels"]
     entry: Float[Array, "steps entry_channels"]
     blocks: tuple[Float[Array, "steps _"], ...]
+    last: Float[Array, "steps last_channels"]
     embedding: Float[Array, "clips embedding"]
 
 
@@ -177,9 +179,16 @@ def layers(params: Params, clips: Clips) -> Layers:
             values = _affine(
                 params, f"transit{number}", _activated(params, f"transit{number}", block)
             )
-        mean, deviation = over_time(jax.nn.relu(values), clips)
-        embedding = _affine(params, "dense", jnp.concatenate([mean, deviation], axis=1))
-    return Layers(front, entry, tuple(blocks), embedding)
+        last = jax.nn.relu(values)
+        embedding = embed(params, jnp.concatenate(over_time(last, clips), axis=1))
+    return Layers(front, entry, tuple(blocks), last, embedding)
+
+
+def embed(
+    params: Params, statistics: Float[Array, "clips twice_channels"]
+) -> Float[Array, "clips embedding"]:
+    """Who speaks, of the last layer's mean and deviation over time."""
+    return _affine(params, "dense", statistics)
 
 
 def over_time(

@@ -29,7 +29,7 @@ from fmaml_jax.audio.features import (
 )
 from fmaml_jax.audio.filterbank import FRAME, STEP, EncoderConfig
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.encoder import campplus, hub, weights
+from fmaml_jax.encoder import DEFAULT, campplus, hub, weights
 
 Sounds = Sequence[Float32[np.ndarray, " _"]]
 Vectors = Float32[np.ndarray, "clips frames coeffs"]
@@ -92,6 +92,31 @@ def window_describer(config: FeatureConfig, encoder: str | os.PathLike) -> Descr
         return encode(energies, steps)
 
     return describe
+
+
+def voice_describer(
+    encoder: str | os.PathLike,
+) -> Callable[[Sounds, Sequence[Windows]], Float32[np.ndarray, "windows numbers"]]:
+    """What makes CAM++'s embeddings of who speaks in the windows of several sounds.
+
+    They are biometric data: for the call, and never to be written. Of windows see
+    `window_describer`.
+
+    Args:
+        encoder: the file of CAM++'s weights, or another encoder's folder, for which `DEFAULT` is.
+
+    Raises:
+        UserError: the weights are missing.
+    """
+    path = Path(DEFAULT if Path(encoder).is_dir() else encoder)
+    config = with_weights(EncoderConfig(layer="last"), path)
+    describe = window_describer(config, path)
+    params, _ = _weights(path)
+
+    def embed(sounds: Sounds, windows: Sequence[Windows]) -> Float32[np.ndarray, "windows _"]:
+        return np.asarray(campplus.embed(params, jax.device_put(describe(sounds, windows)[:, 0])))
+
+    return embed
 
 
 def _describe_alone(sounds: Sounds, windows: Sequence[Windows], describe: Describe) -> Vectors:
@@ -190,4 +215,5 @@ def _weights(path: Path) -> tuple[campplus.Params, str]:
 def _values(
     params: campplus.Params, clips: campplus.Clips, layer: str
 ) -> Float[Array, "steps channels"]:
-    return campplus.layers(params, clips).blocks[int(layer.removeprefix("block")) - 1]
+    found = campplus.layers(params, clips)
+    return found.last if layer == "last" else found.blocks[int(layer.removeprefix("block")) - 1]

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
         enrol,
         load,
         predict,
+        predict_folder,
         save,
     )
 
-__all__ = ["Prediction", "Recogniser", "enrol", "load", "predict", "save"]
+__all__ = ["Prediction", "Recogniser", "enrol", "load", "predict", "predict_folder", "save"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,9 +1,10 @@
 """A recogniser as one portable file: an .npz without pickles.
 
 Format 4: arrays `mean` and `matrix` of the scale; `centre`, `variance`, `head`, `mixture`,
-`nearness`, `context` and `bias` as `Recogniser` names them; `probe`; and `model`, a JSON object
-with the rest. `probe` holds the logits of a fixed vector. The waves' frequencies are not in the
-file but drawn from a fixed seed; where a NumPy drew others, the probe would differ.
+`nearness`, `context` and `bias` as `Recogniser` names them, and `means` where clips are taken by
+speaker; `probe`; and `model`, a JSON object with the rest. `probe` holds the logits of a fixed
+vector. The waves' frequencies are not in the file but drawn from a fixed seed; where a NumPy drew
+others, the probe would differ.
 """
 
 import json
@@ -55,6 +56,7 @@ _SHAPES: dict[str, tuple[tuple[str | int, ...], ...]] = {
     "nearness": (("known", "classes"),),
     "context": (("waves", "classes"),),
     "bias": (("classes",),),
+    "means": (("classes", "inputs"),),
     "probe": ((1, "classes"),),
 }
 """What each array's axes may count; all hold finite numbers, of 32 bits."""
@@ -143,6 +145,8 @@ def save(path: str | os.PathLike, recogniser: Recogniser) -> None:
     }
     arrays = {name: np.asarray(getattr(recogniser, name)) for name in _ARRAYS}
     arrays |= {"mean": recogniser.scale.mean, "matrix": recogniser.scale.matrix}
+    if recogniser.means is not None:
+        arrays["means"] = recogniser.means
     arrays["probe"] = _probe(recogniser)
     arrays["model"] = np.asarray(json.dumps(model, sort_keys=True, allow_nan=False))
     archive.write(path, arrays)
@@ -255,6 +259,7 @@ def _restore(model: dict[str, Any], arrays: dict[str, np.ndarray], encoder: str)
         warnings=tuple(model["warnings"]),
         provenance=dict(model["provenance"]),
         encoder=encoder,
+        means=arrays.get("means"),
         **{name: arrays[name] for name in _ARRAYS},
     )
 
@@ -263,6 +268,8 @@ def _require_shapes(arrays: dict[str, np.ndarray]) -> dict[str, int]:
     """What the axes of `_SHAPES` count, of which those of one name are equal."""
     sizes: dict[str, int] = {}
     for name, shapes in _SHAPES.items():
+        if name == "means" and name not in arrays:
+            continue
         array = arrays[name]
         axes = next((shape for shape in shapes if len(shape) == array.ndim), None)
         if axes is None or array.dtype != np.float32 or not np.isfinite(array).all():

@@ -30,8 +30,9 @@ from fmaml_jax.config import Config
 from fmaml_jax.data.scale import Scale, scaled, without_metric
 from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.learners import fmaml
-from fmaml_jax.maml import Params, Task
+from fmaml_jax.maml import AnyArray, Params, Task
 from fmaml_jax.model import BIAS, CONTEXT, HEAD, Model, Statistics, blended, make_model
+from fmaml_jax.recognition import voices
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.estimate import (
     Estimate,
@@ -78,6 +79,8 @@ class Recogniser(NamedTuple):
         warnings: sentences.
         provenance: hashes of checkpoint and support, versions of packages.
         encoder: the file or folder of the encoder's weights, where `feature_config` is of one.
+        means: of each class's scaled features, where the labelled clips were taken without their
+            speakers' offsets, and those that are recognised are to be (`voices`); else None.
     """
 
     classes: tuple[str, ...]
@@ -98,6 +101,11 @@ class Recogniser(NamedTuple):
     warnings: tuple[str, ...]
     provenance: dict[str, str]
     encoder: str = DEFAULT
+    means: Float32[np.ndarray, "classes coeffs"] | None = None
+
+
+def _are_speech(meanings: Sequence[str]) -> Bool[np.ndarray, " classes"]:
+    return np.array([name != SILENCE for name in meanings])
 
 
 def probabilities(
@@ -113,23 +121,56 @@ def probabilities(
     return softmax(logits / recogniser.temperature, axis=1)
 
 
+def probabilities_by_speaker(
+    recogniser: Recogniser,
+    features: Float32[np.ndarray, "clips 1 coeffs"],
+    groups: Int[np.ndarray, " clips"],
+) -> Float[np.ndarray, "clips classes"]:
+    """Calibrated probabilities of clips without their speakers' offsets.
+
+    Args:
+        recogniser: one with `means`.
+        features: of clips; of a speaker's each has a say in what the others are.
+        groups: the number of each clip's speaker, from 0; -1 where unknown.
+    """
+    assert recogniser.means is not None
+    vectors = scaled(features, recogniser.scale)[:, 0]
+
+    def answer(vectors: Float32[np.ndarray, "clips coeffs"]) -> np.ndarray:
+        return logits_of_vectors(recogniser, vectors[:, None])
+
+    speech = _are_speech(recogniser.known_as)
+    logits = voices.answers(vectors, groups, answer, recogniser.means, speech)
+    return softmax(logits / recogniser.temperature, axis=1)
+
+
 def logits_of_vectors(
     recogniser: Recogniser, vectors: Float32[np.ndarray, "clips 1 coeffs"]
 ) -> Float32[np.ndarray, "clips classes"]:
     """Logits of the classes for scaled features, by one program however many they are."""
+    adapted = Adapted(*(getattr(recogniser, name) for name in Adapted._fields))
+    return _batched(vectors, adapted, recogniser.head, recogniser.frequencies) + recogniser.bias
+
+
+def _batched(
+    vectors: Float32[np.ndarray, "clips 1 coeffs"],
+    adapted: "Adapted",
+    head: Float32[np.ndarray, "known outputs"],
+    frequencies: int,
+) -> Float32[np.ndarray, "clips classes"]:
     found = [
         _logits(
             batch,
-            recogniser.context,
-            {"mean": recogniser.centre, "variance": recogniser.variance},
-            recogniser.head,
-            recogniser.mixture,
-            recogniser.nearness,
-            recogniser.frequencies,
+            adapted.context,
+            {"mean": adapted.centre, "variance": adapted.variance},
+            head,
+            adapted.mixture,
+            adapted.nearness,
+            frequencies,
         )
         for batch in np.split(_padded(vectors), _multiple(len(vectors)) // BATCH)
     ]
-    return np.concatenate(found)[: len(vectors)] + recogniser.bias
+    return np.concatenate(found)[: len(vectors)]
 
 
 def fit(
@@ -138,6 +179,7 @@ def fit(
     same_as: Mapping[str, str],
     without: Sequence[str],
     warnings: Sequence[str],
+    by_speaker: bool = False,
 ) -> Recogniser:
     """Adapts the start to clips, calibrates it on them, and estimates how good it is.
 
@@ -147,6 +189,7 @@ def fit(
         same_as: for labels in the user's words, the class of the start that each means.
         without: fixed classes that are not to be answered, since the speech holds none of them.
         warnings: what was found when the clips were looked over; more are added.
+        by_speaker: whether clips are taken without their speakers' offsets, here and later.
 
     Raises:
         UserError: there are no two classes to tell apart, or `same_as` or `without` name what
@@ -155,11 +198,10 @@ def fit(
     naming = name_classes(start, {clip.label for clip in clips}, same_as, without)
     labels = np.array([naming.enrolled.index(clip.label) for clip in clips])
     folds = make_folds(labels, [clip.speaker for clip in clips], stretches(clips), naming.enrolled)
-    *arrays, logits = _adapt(start, clips, labels, folds, naming)
-    centre, variance, mixture, nearness, context = arrays
     bias = np.zeros(len(naming.classes), np.float32)
     bias[len(naming.enrolled) :] = start.config.fixed_bias
-    logits += bias
+    adapt = _adapt_by_speaker if by_speaker else _adapt
+    adapted, means, logits = adapt(start, clips, labels, folds, naming, bias)
     estimate = estimate_recall(logits, labels, folds)
     return Recogniser(
         classes=naming.classes,
@@ -168,18 +210,15 @@ def fit(
         feature_config=start.feature_config,
         scale=without_metric(start.scale),  # which has done its work
         frequencies=_frequencies(start.config),
-        centre=centre,
-        variance=variance,
         head=start.params[HEAD]["kernel"],
-        mixture=mixture,
-        nearness=nearness,
-        context=context,
         bias=bias,
+        **adapted._asdict(),
         temperature=fit_temperature(logits, labels, folds),
         estimate=estimate,
         warnings=(*warnings, *folds.warnings, *naming.warnings, *doubts(estimate, naming.enrolled)),
         provenance=_provenance(start, clips),
         encoder=start.encoder,
+        means=means,
     )
 
 
@@ -189,38 +228,110 @@ def _provenance(start: Start, clips: Sequence[LabelledClip]) -> dict[str, str]:
     return {"checkpoint": start.digest, "support": support, **start.versions}
 
 
+class Adapted(NamedTuple):
+    """What adaptation finds, as `Recogniser` names it."""
+
+    centre: Float32[np.ndarray, " features"]
+    variance: Float32[np.ndarray, " coeffs"]
+    mixture: Float32[np.ndarray, "outputs classes"]
+    nearness: Float32[np.ndarray, "known classes"]
+    context: Float32[np.ndarray, "waves classes"]
+
+
 def _adapt(
     start: Start,
     clips: Sequence[LabelledClip],
     labels: Int[np.ndarray, " clips"],
     folds: Folds,
     naming: Naming,
-) -> tuple[
-    Float32[np.ndarray, " features"],
-    Float32[np.ndarray, " coeffs"],
-    Float32[np.ndarray, "outputs classes"],
-    Float32[np.ndarray, "known classes"],
-    Float32[np.ndarray, "waves classes"],
-    Float32[np.ndarray, "clips classes"],
-]:
-    """`Recogniser`'s arrays by all clips, and each clip's logits adapted without its fold."""
+    bias: Float32[np.ndarray, " classes"],
+) -> tuple[Adapted, None, Float32[np.ndarray, "clips classes"]]:
+    """What all clips give, and each clip's logits adapted without its fold."""
     vectors = scaled(np.stack([clip.features for clip in clips]), start.scale)
     # All clips are given in the rows after the folds, of which there is at least one.
     given = folds.of_clip != np.arange(_multiple(folds.number + 1))[:, None]
+    *arrays, logits = _adapted_to(start, vectors, labels, given, naming)
+    without_fold = np.asarray(logits)[folds.of_clip, np.arange(len(clips))]
+    return Adapted(*(np.asarray(array)[-1] for array in arrays)), None, without_fold + bias
+
+
+def _adapt_by_speaker(
+    start: Start,
+    clips: Sequence[LabelledClip],
+    labels: Int[np.ndarray, " clips"],
+    folds: Folds,
+    naming: Naming,
+    bias: Float32[np.ndarray, " classes"],
+) -> tuple[Adapted, Float32[np.ndarray, "classes coeffs"], Float32[np.ndarray, "clips classes"]]:
+    """The same without the speakers' offsets, and the classes' means.
+
+    The offsets of the clips that are given are by their labels; those of the clips of a fold, which
+    are answered, by their answers, as they will be of what is recognised.
+    """
+    vectors = scaled(np.stack([clip.features for clip in clips]), start.scale)[:, 0]
+    groups = voices.number_speakers([clip.speaker for clip in clips])
     meanings = [naming.known_as[name] for name in naming.classes]
-    *arrays, logits = _adapted(
+    known = _known(start, meanings)
+    speech = _are_speech(meanings)
+    head, frequencies = start.params[HEAD]["kernel"], _frequencies(start.config)
+    beside = np.asarray(_beside(head, known, start.config), np.float32)[speech]
+    chances = np.eye(len(meanings), dtype=np.float32)[labels][:, speech]
+
+    def adapt(given: Bool[np.ndarray, " clips"]) -> tuple[Adapted, np.ndarray]:
+        own, means = vectors.copy(), np.zeros((len(meanings), vectors.shape[1]), np.float32)
+        own[given], means[speech] = voices.by_labels(
+            vectors[given], groups[given], chances[given], beside
+        )
+        *arrays, _ = _adapted_to(start, own[:, None], labels, given[None], naming)
+        return Adapted(*(np.asarray(array)[0] for array in arrays)), means
+
+    logits = np.zeros((len(clips), len(meanings)), np.float32)
+    for fold in range(folds.number):
+        left = folds.of_clip == fold
+        adapted, means = adapt(~left)
+
+        def answer(vectors: np.ndarray, adapted: Adapted = adapted) -> np.ndarray:
+            return _batched(vectors[:, None], adapted, head, frequencies) + bias
+
+        logits[left] = voices.answers(vectors[left], groups[left], answer, means, speech)
+    return *adapt(np.ones(len(clips), bool)), logits
+
+
+def _adapted_to(
+    start: Start,
+    vectors: Float32[np.ndarray, "clips 1 coeffs"],
+    labels: Int[np.ndarray, " clips"],
+    given: Bool[np.ndarray, "folds clips"],
+    naming: Naming,
+) -> tuple[Array, ...]:
+    meanings = [naming.known_as[name] for name in naming.classes]
+    return _adapted(
         _padded(vectors),
         _padded(labels),
         _padded(class_weights(labels, given), axis=1),
         start.params[HEAD]["kernel"],
         start.scale.axes,
-        np.array([[name == meaning for meaning in meanings] for name in start.config.classes]),
+        _known(start, meanings),
         # Silence is far from all speech, and would drag the centre there.
-        np.array([name != SILENCE for name in meanings[: len(naming.enrolled)]]),
+        _are_speech(meanings[: len(naming.enrolled)]),
         start.config,
     )
-    without_fold = np.asarray(logits)[folds.of_clip, np.arange(len(clips))]
-    return *(np.asarray(array)[-1] for array in arrays), without_fold
+
+
+def _known(start: Start, meanings: Sequence[str]) -> Bool[np.ndarray, "outputs classes"]:
+    """Which of the start's outputs each class is."""
+    return np.array([[name == meaning for meaning in meanings] for name in start.config.classes])
+
+
+def _beside(
+    head: Float[AnyArray, "known outputs"], known: Bool[AnyArray, "outputs classes"], config: Config
+) -> Float[Array, "classes coeffs"]:
+    """Where the start has each class's mean, beside the emotions'; that of a new one is there."""
+    columns = head[:-1] - head[:-1, : len(config.emotions)].mean(axis=1, keepdims=True)
+    beside = CLASS_OFFSET * (columns @ known).T
+    if not _frequencies(config):  # which centres before it divides by the number of coefficients
+        beside *= jnp.sqrt(len(head) - 1)
+    return jnp.asarray(beside)
 
 
 def class_weights(
@@ -266,10 +377,7 @@ def _adapted(
     network = _network(head, frequencies)
     coeffs = len(head) - 1
     of_clips = jax.vmap(lambda clip: network.statistics({}, clip[None])["mean"])(vectors)
-    columns = head[:-1] - head[:-1, : len(config.emotions)].mean(axis=1, keepdims=True)
-    offsets = CLASS_OFFSET * (columns @ known[:, :enrolled]).T
-    if not frequencies:  # which centres before it divides by the number of coefficients
-        offsets *= jnp.sqrt(coeffs)
+    offsets = _beside(head, known[:, :enrolled], config)
 
     covered = known[: len(config.emotions), :enrolled].any(axis=1).all()
 

@@ -6,10 +6,10 @@ import itertools
 import math
 import os
 import sys
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -24,6 +24,7 @@ from fmaml_jax.recognition.formats import Format
 
 if TYPE_CHECKING:
     from fmaml_jax.recognition import Prediction, Recogniser
+    from fmaml_jax.recognition.interface import Heard
     from fmaml_jax.recognition.speakers import Turn
 
 HELPERS = 4
@@ -123,11 +124,17 @@ def require_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def helpers(recogniser: "Recogniser", recordings: Sequence[Recording]) -> Iterator[Executor | None]:
-    """Processes that describe what this one hears, where it is worth their start."""
+def helpers(
+    recogniser: "Recogniser", recordings: Sequence[Recording], voices: bool = False
+) -> Iterator[Executor | None]:
+    """Processes that describe what this one hears, where it is worth their start.
+
+    An encoder, which hears `voices` too, does without.
+    """
     processes = min(cores(), HELPERS)
     short = max(recording.seconds for recording in recordings) < HELP_SECONDS
-    if processes == 1 or short or isinstance(recogniser.feature_config, AnyEncoderConfig):
+    encoder = voices or isinstance(recogniser.feature_config, AnyEncoderConfig)
+    if processes == 1 or short or encoder:
         yield None
     else:
         with process_pool(processes) as pool:
@@ -150,6 +157,42 @@ def predict_each(
         pictures: the folder for a picture of each timeline; "" for none.
         done: gets the seconds of each recording, and None for one that cannot be used.
     """
+    with contextlib.closing(_hear_each(predict, recordings, turns, done)) as heard:
+        yield from _shown(heard, pictures, done)
+
+
+def predict_together(
+    hear: "Callable[..., Heard]",
+    label: "Callable[[Sequence[Heard]], Sequence[Prediction]]",
+    recordings: Sequence[Recording],
+    turns: "Mapping[Path, Sequence[Turn]] | None",
+    pictures: str,
+    done: list[float | None],
+) -> Generator[tuple[Recording, "Prediction"], None, None]:
+    """The same where all are heard before the first is labelled.
+
+    Args:
+        hear: `interface.hear` of a recogniser.
+        label: labels them all.
+        recordings: see `predict_each`.
+        turns: see `predict_each`.
+        pictures: see `predict_each`.
+        done: see `predict_each`.
+
+    Raises:
+        UserError: see `interface.label_together`.
+    """
+    if heard := [*_hear_each(hear, recordings, turns, done)]:
+        used, found = zip(*heard, strict=True)
+        yield from _shown(zip(used, label(found), strict=True), pictures, done)
+
+
+def _hear_each(
+    hear: Callable[..., Any],
+    recordings: Sequence[Recording],
+    turns: "Mapping[Path, Sequence[Turn]] | None",
+    done: list[float | None],
+) -> Generator[tuple[Recording, Any], None, None]:
     with progress("listening", sum(recording.seconds for recording in recordings), " s") as bar:
         before = 0
         for recording in recordings:
@@ -162,27 +205,36 @@ def predict_each(
                 if turns is not None and recording.path not in turns:
                     raise UserError(f"{recording.path}: --speakers does not say who speaks in it")
                 said = turns[recording.path] if turns else ()
-                prediction = predict(recording.path, turns=said, report=report)
+                found = hear(recording.path, turns=said, report=report)
             except UserError as error:
-                _say(bar, f"error: {error}")
+                _say(f"error: {error}")
                 done.append(None)
                 continue
             finally:
                 bar.update(before - bar.n)
-            for warning in prediction.warnings:
-                _say(bar, f"warning: {recording.path}: {warning}")
-            if pictures:
-                # Late, since Matplotlib wants a folder that it can write, for its list of fonts.
-                from fmaml_jax.recognition.pictures import draw_timeline, save_picture
-
-                picture = Path(pictures, recording.name.with_suffix(".png"))
-                save_picture(picture, draw_timeline(prediction))
-            done.append(prediction.seconds)
-            yield recording, prediction
+            yield recording, found
 
 
-def _say(bar: tqdm, text: str) -> None:
-    bar.write(one_line(text), file=sys.stderr)
+def _shown(
+    found: "Iterable[tuple[Recording, Prediction]]", pictures: str, done: list[float | None]
+) -> Iterator[tuple[Recording, "Prediction"]]:
+    """The same, what is to be said of it said, and its picture drawn."""
+    for recording, prediction in found:
+        for warning in prediction.warnings:
+            _say(f"warning: {recording.path}: {warning}")
+        if pictures:
+            # Late, since Matplotlib wants a folder that it can write, for its list of fonts.
+            from fmaml_jax.recognition.pictures import draw_timeline, save_picture
+
+            picture = Path(pictures, recording.name.with_suffix(".png"))
+            save_picture(picture, draw_timeline(prediction))
+        done.append(prediction.seconds)
+        yield recording, prediction
+
+
+def _say(text: str) -> None:
+    """Says something above the progress, if there is any."""
+    tqdm.write(one_line(text), file=sys.stderr)
 
 
 def write_each(

@@ -37,11 +37,12 @@ from fmaml_jax.common.text import (
     require_name,
 )
 from fmaml_jax.data.scale import scaled
-from fmaml_jax.encoder.features import describer
+from fmaml_jax.encoder.features import describer, voice_describer
+from fmaml_jax.recognition import voices
 from fmaml_jax.recognition.annotations import TIER, is_annotation, is_tiered, read_annotation
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.speakers import channel_of
-from fmaml_jax.recognition.timeline import CLIP_SECONDS, UNSURE
+from fmaml_jax.recognition.timeline import CLIP_SECONDS, UNSURE, whole
 
 LONGEST_CLIP = 60.0
 """Seconds; what is longer is no clip of one emotion."""
@@ -84,7 +85,9 @@ class _Row(NamedTuple):
     part: tuple[float, float | None] = (0.0, None)
 
 
-def read_support(path: str | os.PathLike, start: Start, tier: str = "") -> list[LabelledClip]:
+def read_support(
+    path: str | os.PathLike, start: Start, tier: str = "", find_speakers: bool = False
+) -> list[LabelledClip]:
     """Reads a folder that has a folder for each label, a CSV, or an annotation of sound.
 
     A CSV (see `read_table`) has the columns file and label and may have start, end and speaker. Its
@@ -98,11 +101,15 @@ def read_support(path: str | os.PathLike, start: Start, tier: str = "") -> list[
         start: what the clips will be enrolled in.
         tier: the tier of annotations that has the labels, "" for "emotion"; where it is given, a
             folder is one of TextGrids and .eaf files.
+        find_speakers: takes those for the speakers who are heard in the clips (`voices`), whatever
+            is said of them. The embeddings of their voices end here.
 
     Raises:
-        UserError: there is no clip, or one cannot be used; see `read_clip_as`.
+        UserError: there is no clip, or one cannot be used; see `read_clip_as`; or there are no
+            weights of the encoder that hears voices.
     """
     path = Path(path)
+    hear_voices = voice_describer(start.encoder) if find_speakers else None
     if not path.exists():
         raise UserError(f"--support={path} does not exist; give a folder, a CSV or an annotation")
     if path.is_dir():
@@ -118,13 +125,20 @@ def read_support(path: str | os.PathLike, start: Start, tier: str = "") -> list[
             f"--support={path} holds no clips; put sound files into one folder for each label, or "
             "list them in a CSV with the columns file and label"
         )
-    clips = []
+    clips, embeddings = [], []
     with progress("reading", len(rows), " clips") as bar:
         for first in range(0, len(rows), AT_ONCE):
             some = rows[first : first + AT_ONCE]
             read = [_read(row.file, row.label, start, row.speaker, row.part) for row in some]
             clips += _described(read, start)
+            if hear_voices:
+                sounds = [samples for _, samples in read]
+                embeddings += [*hear_voices(sounds, [whole(samples) for samples in sounds])]
             bar.update(len(some))
+    if hear_voices:
+        numbers = voices.find_speakers(np.stack(embeddings))
+        named = zip(clips, numbers, strict=True)
+        clips = [clip._replace(speaker=f"voice {number + 1}") for clip, number in named]
     return clips
 
 

@@ -58,6 +58,7 @@ REPORT_CHUNKS = 1000
 """Half a minute between two reports."""
 
 Features = Float32[np.ndarray, "windows frames coeffs"]
+Found = Float[np.ndarray, "windows ..."]
 Windows = tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]
 """Where they begin and end, in samples."""
 Describe = Callable[[Sequence[Samples], Sequence[Windows]], Features]
@@ -119,6 +120,33 @@ class Stretch(NamedTuple):
         return starts, np.minimum(starts + WINDOW, len(self.samples))
 
 
+def whole(samples: Samples) -> Windows:
+    """The one window of a clip."""
+    return np.array([0]), np.array([len(samples)])
+
+
+class Listened(NamedTuple):
+    """A file that has been heard: what was found in it, before it is labelled.
+
+    Attributes:
+        prediction: of it, without segments.
+        spans: of each stretch that is to be labelled.
+        found: in the windows of each stretch.
+    """
+
+    prediction: Prediction
+    spans: tuple["Span", ...]
+    found: tuple[Found, ...]
+
+
+class Span(NamedTuple):
+    """Where a stretch, and each window within it, begins and ends, in samples."""
+
+    start: int
+    windows: Windows
+    speaker: str = ""
+
+
 class _Piece(NamedTuple):
     """A part of a stretch, in samples; the label is the number of a class, -1 for `UNSURE`."""
 
@@ -136,21 +164,45 @@ def predict_file(
     classify: Classify,
     *,
     abstain: float = 0.0,
-    channel: int | None = None,
-    find: Callable[[Iterable[Samples]], Iterator[Stretch]] | None = None,
-    executor: Executor | None = None,
-    report: Callable[[float], Any] = lambda seconds: None,
-    look: Callable[[float], Any] = lambda seconds: None,
+    **how: Any,
 ) -> Prediction:
     """Labels a clip, or the speech of a recording.
 
     Args:
         path: a sound file.
         classes: names of what `classify` tells apart.
-        describe: sounds at `SAMPLE_RATE` and the windows of each -> the features of all windows;
-            takes most of the time.
+        describe: see `listen`.
         classify: features -> the probabilities of each window's classes.
         abstain: a moment whose best class is less probable is `UNSURE`.
+        how: see `listen`.
+
+    Raises:
+        AudioError: the file cannot be decoded, or is empty.
+    """
+    listened = listen(path, classes, describe, classify, **how)
+    return label(listened, listened.found, abstain)
+
+
+def listen(
+    path: str,
+    classes: Sequence[str],
+    describe: Describe,
+    find_in: Callable[[Features], Found],
+    *,
+    channel: int | None = None,
+    find: Callable[[Iterable[Samples]], Iterator[Stretch]] | None = None,
+    executor: Executor | None = None,
+    report: Callable[[float], Any] = lambda seconds: None,
+    look: Callable[[float], Any] = lambda seconds: None,
+) -> Listened:
+    """Hears a file, and finds in the windows of its speech what their labels are made of.
+
+    Args:
+        path: a sound file.
+        classes: names of what it will be labelled with.
+        describe: sounds at `SAMPLE_RATE` and the windows of each -> the features of all windows;
+            takes most of the time.
+        find_in: features -> what is kept of each window.
         channel: see `read_blocks`.
         find: finds the stretches to label, of a short file too; None: where there is speech.
         executor: describes the stretches of a recording at the same time; None: they are described
@@ -181,10 +233,10 @@ def predict_file(
             if len(envelope) % REPORT_CHUNKS == 0:
                 report(length / SAMPLE_RATE)
 
-    def one_piece(clip: Samples) -> _Piece:
-        whole = np.array([0]), np.array([len(clip)])
-        found = classify(describe([clip], [whole]))[0]
-        return _Piece(0, length, _best(found, abstain), found)
+    def as_whole(clip: Samples) -> tuple[Span, Found]:
+        return Span(0, (np.array([0]), np.array([length]))), find_in(
+            describe([clip], [whole(clip)])
+        )
 
     read = chunks()
     first = list(itertools.islice(read, LONGEST_CLIP // CHUNK + 1))
@@ -192,32 +244,53 @@ def predict_file(
     if find or len(clip) > LONGEST_CLIP:
         every = itertools.chain(first, read)
         stretches = find(every) if find else find_speech(hear(every))
-        pieces = [
-            piece
+        parts = [
+            (Span(stretch.start, stretch.windows(), stretch.speaker), found)
             for together, features in _described(stretches, describe, executor)
-            for stretch, probabilities in _apart(together, classify(features))
-            for piece in _without_islands(_pieces(stretch, probabilities, abstain))
+            for stretch, found in _apart(together, find_in(features))
         ]
         warnings = findings(measured, sound.sample_rate)
-        if not pieces and not find:
-            pieces = [one_piece(clip[:LONGEST_CLIP])]
+        if not parts and not find:
+            parts = [as_whole(clip[:LONGEST_CLIP])]
             warnings = (*warnings, NO_SPEECH)
     elif len(clip) >= LEAST_CLIP:
-        pieces = [one_piece(clip)]
+        parts = [as_whole(clip)]
         warnings = clip_findings(clip, sound.sample_rate)
     else:
         raise AudioError("empty (shorter than a millisecond)")
-    segments = tuple(_segment(piece, classes) for piece in _merged(pieces))
     seconds = length / SAMPLE_RATE
     report(seconds)
-    return Prediction(
+    prediction = Prediction(
         path,
         seconds,
         tuple(classes),
-        segments,
+        (),
         np.array(envelope),
         (*sound.findings, *warnings),
     )
+    return Listened(
+        prediction, tuple(span for span, _ in parts), tuple(found for _, found in parts)
+    )
+
+
+def label(
+    listened: Listened, found: Sequence[Float[np.ndarray, "windows classes"]], abstain: float
+) -> Prediction:
+    """The prediction with its segments.
+
+    Args:
+        listened: the file.
+        found: probabilities of the windows of each stretch.
+        abstain: a moment whose best class is less probable is `UNSURE`.
+    """
+    pieces = [
+        piece
+        for span, probabilities in zip(listened.spans, found, strict=True)
+        for piece in _without_islands(_pieces(span, probabilities, abstain))
+    ]
+    prediction = listened.prediction
+    segments = tuple(_segment(piece, prediction.classes) for piece in _merged(pieces))
+    return prediction._replace(segments=segments)
 
 
 def find_speech(recording: Iterable[Heard]) -> Iterator[Stretch]:
@@ -284,9 +357,7 @@ def _together(stretches: Iterable[Stretch]) -> Iterator[list[Stretch]]:
         yield together
 
 
-def _apart(
-    together: Sequence[Stretch], found: Float[np.ndarray, "windows classes"]
-) -> Iterator[tuple[Stretch, Float[np.ndarray, "_ classes"]]]:
+def _apart(together: Sequence[Stretch], found: Found) -> Iterator[tuple[Stretch, Found]]:
     """Each stretch and what was found of its windows."""
     end = 0
     for stretch in together:
@@ -295,10 +366,10 @@ def _apart(
 
 
 def _pieces(
-    stretch: Stretch, found: Float[np.ndarray, "windows classes"], abstain: float
+    stretch: Span, found: Float[np.ndarray, "windows classes"], abstain: float
 ) -> Iterator[_Piece]:
     """The stretch cut wherever a window begins or ends, each piece with its windows' mean."""
-    starts, ends = stretch.windows()
+    starts, ends = stretch.windows
     edges = np.unique(np.concatenate([starts, ends])).tolist()
     for begin, end in itertools.pairwise(edges):
         mean = found[(starts <= begin) & (ends >= end)].mean(axis=0)
