@@ -495,7 +495,7 @@ def test_a_report_of_files_is_that_of_their_folders(made, tmp_path):
 def test_committed_results_are_whole():
     results = ROOT / "experiments" / "results"
     runs, remarks = load([str(results)])
-    assert (len(runs), remarks) == (443, [])
+    assert (len(runs), remarks) == (507, [])
     table = table_of(collect([str(results / "best.jsonl")])[0], "emotion_accuracy_inductive_5shot")
     figures = [entry.text.split(" (")[0] for entry in table.rows[0][1:]]
     assert figures == ["76.7 ± 0.2", "57.8 ± 0.2", "51.4 ± 0.2", "41.7 ± 0.2"]  # the README's
