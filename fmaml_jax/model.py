@@ -127,6 +127,21 @@ def _projections(coeffs: int, frequencies: int) -> Float32[np.ndarray, "coeffs f
     return np.random.default_rng(0).normal(scale=scale, size=(coeffs, frequencies)).astype("f4")
 
 
+def _two_layers(vectors: Array, adapted: Array, classes: int) -> Array:
+    """The logits of a layer on the vectors and one of what adapts, which are zero at the start.
+
+    Without classes what they read: the vectors, a constant, and what adapts.
+    """
+    known = jnp.concatenate([vectors, jnp.full((len(vectors), 1), BIAS)], axis=1)
+    if not classes:
+        return jnp.concatenate([known, adapted], axis=1)
+
+    def layer(name: str) -> nn.Dense:
+        return nn.Dense(classes, use_bias=False, kernel_init=nn.initializers.zeros, name=name)
+
+    return layer(HEAD)(known) + layer(CONTEXT)(adapted)
+
+
 class _Fourier(nn.Module):
     classes: int
     frequencies: int
@@ -148,15 +163,7 @@ class _Fourier(nn.Module):
         if not stored_statistics:
             centre.value = features.mean(axis=0)
         vectors, waves = jnp.split(features - centre.value, [coeffs], axis=1)
-        known = jnp.concatenate([vectors, jnp.full((len(clips), 1), BIAS)], axis=1)
-        if not head:
-            return jnp.concatenate([known, waves], axis=1)
-
-        def layer(name: str) -> nn.Dense:
-            zeros = nn.initializers.zeros
-            return nn.Dense(self.classes, use_bias=False, kernel_init=zeros, name=name)
-
-        return layer(HEAD)(known) + layer(CONTEXT)(waves)
+        return _two_layers(vectors, waves, self.classes if head else 0)
 
 
 class _Linear(nn.Module):
@@ -172,15 +179,7 @@ class _Linear(nn.Module):
             mean.value = vectors.mean(axis=0)
             variance.value = blended(vectors.var(axis=0), len(vectors))
         vectors = (vectors - mean.value) / jnp.sqrt(coeffs * variance.value)
-        known = jnp.concatenate([vectors, jnp.full((len(clips), 1), BIAS)], axis=1)
-        if not head:
-            return jnp.concatenate([known, vectors], axis=1)
-
-        def layer(name: str) -> nn.Dense:
-            zeros = nn.initializers.zeros
-            return nn.Dense(self.classes, use_bias=False, kernel_init=zeros, name=name)
-
-        return layer(HEAD)(known) + layer(CONTEXT)(vectors)
+        return _two_layers(vectors, vectors, self.classes if head else 0)
 
 
 def blended(
