@@ -52,7 +52,11 @@ def draw_features():
 
 def learner(first_order=False):
     config = Config(
-        inner_lr=RATE, inner_steps=STEPS, test_inner_steps=STEPS, first_order=first_order
+        emotions=("a", "b", "c"),
+        inner_lr=RATE,
+        inner_steps=STEPS,
+        test_inner_steps=STEPS,
+        first_order=first_order,
     )
     return find_method(config)[0].make(config, make_model(**NETWORK))
 

@@ -19,7 +19,7 @@ from fmaml_jax.data.scale import Scale
 from fmaml_jax.encoder import campplus, features, weights
 from fmaml_jax.encoder.torch_file import read_tensors
 from fmaml_jax.model import CONTEXT, HEAD
-from fmaml_jax.recognition import enrol, load, predict, save
+from fmaml_jax.recognition import enrol, load, model_file, predict, save
 from fmaml_jax.recognition.recogniser import probabilities
 from fmaml_jax.recognition.support import read_clip_as
 
@@ -261,7 +261,8 @@ def test_an_encoder_with_other_weights_is_refused(encoder):
 
 
 @pytest.mark.slow
-def test_enrolment_and_prediction_hear_with_the_encoder(encoder, start, tmp_path):
+def test_enrolment_and_prediction_hear_with_the_encoder(encoder, start, tmp_path, monkeypatch):
+    monkeypatch.setitem(model_file._CHANNELS, "block3", 160)  # of this encoder, a small one
     config = features.with_weights(EncoderConfig(), encoder)
     wide, classes = 2 * 160, len(start.config.classes)
     kernels = {HEAD: (wide + 1, classes), CONTEXT: (2 * start.config.frequencies, classes)}
@@ -269,7 +270,7 @@ def test_enrolment_and_prediction_hear_with_the_encoder(encoder, start, tmp_path
         feature_config=config,
         encoder=str(encoder),
         params={name: {"kernel": np.zeros(shape, np.float32)} for name, shape in kernels.items()},
-        scale=Scale(np.zeros(wide, np.float32), np.eye(wide, dtype=np.float32)),
+        scale=Scale(*np.float32([[0], [1]]).repeat(wide, axis=1), np.zeros((wide, 1), np.float32)),
     )
     support = []
     for number in range(6):

@@ -145,7 +145,7 @@ def test_enrolment_and_prediction_hear_with_the_encoder(saved, start, tmp_path):
         feature_config=features.with_weights(HubConfig(), folder),
         encoder=str(folder),
         params={name: {"kernel": np.zeros(shape, np.float32)} for name, shape in kernels.items()},
-        scale=Scale(np.zeros(wide, np.float32), np.eye(wide, dtype=np.float32)),
+        scale=Scale(*np.float32([[0], [1]]).repeat(wide, axis=1), np.zeros((wide, 1), np.float32)),
     )
     support = []
     for number in range(6):

@@ -41,8 +41,9 @@ def make_support_loss(config: Config, model: Model) -> Callable[[Params, Labelle
     def support_loss(params: Params, labelled: Labelled) -> Scalar:
         clips, labels, weights = labelled
         logits = model.apply(params, clips, None)[:, :outputs]
-        asked = (labels[:, None] == jnp.arange(outputs)).any(axis=0)
-        logits = jnp.where(asked | (jnp.arange(outputs) >= ways), logits, UNASKED)
+        positions = jnp.arange(logits.shape[1])
+        asked = (labels[:, None] == positions).any(axis=0)
+        logits = jnp.where(asked | (positions >= ways), logits, UNASKED)
         loss = cross_entropy(logits, labels, weights)
         if config.support_loss == "sum":
             loss *= len(labels) if weights is None else weights.sum()
