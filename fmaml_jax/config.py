@@ -6,19 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.text import did_you_mean
+from fmaml_jax.common.text import did_you_mean, require_name
 
 NO_TARGET = "none"
 """The --target that leaves every language to meta-training, and no test."""
 BATCH_NORM_MODES = ("transductive", "inductive")
 LEAK_GUARDS = ("none", "speaker", "scene")
-WIDTHS = {
-    "cnn": ("filters",),
-    "cnn_lstm": ("filters", "units"),
+NETWORKS = {
+    "cnn": ("filters", "precision"),
+    "cnn_lstm": ("filters", "units", "precision"),
     "fourier": ("frequencies",),
     "linear": (),
 }
-"""The values of --network, and the settings that say how wide each is."""
+"""The values of --network, and the settings of each that not all of them read."""
+PRECISIONS = ("float32", "tf32", "bf16")
 SCALINGS = ("standardise", "whiten", "domains")
 TASK_DOMAINS = ("language", "corpus")
 POSITIONS = ("shuffled", "known")
@@ -66,7 +67,7 @@ class Config:
         "cnn",
         "the paper's network; its first two blocks and an LSTM over time; or, for one vector a "
         "clip, a linear layer on it and on random Fourier features, or on it alone",
-        choices=tuple(WIDTHS),
+        choices=tuple(NETWORKS),
     )
     filters: int = _setting(64, "filters of each convolution of cnn and cnn_lstm", least=1)
     units: int = _setting(64, "units of the LSTM of cnn_lstm", least=1)
@@ -89,7 +90,12 @@ class Config:
         choices=BATCH_NORM_MODES,
     )
     task_chunk: int = _setting(
-        0, "the most tasks that a device computes at once; 0: as suits the backend", least=0
+        0, "the most tasks that a device computes at once; 0: as its memory allows", least=0
+    )
+    precision: str = _setting(
+        "float32",
+        "of convolutions: tf32 rounds what a GPU or TPU multiplies, bf16 also what is stored",
+        choices=PRECISIONS,
     )
 
     # ---- the inner loop (equation 2): adaptation to the support
@@ -107,9 +113,6 @@ class Config:
         "what inner gradients are measured in; with sources, directions in which the sources' "
         "clips differ much are moved less, and a step is relative to the support's own length",
         choices=INNER_METRICS,
-    )
-    inner_decay: float = _setting(
-        0.0, "pull of each inner step back to the start, times what was moved", least=0
     )
     inner_outputs: str = _setting(
         "all",
@@ -225,6 +228,8 @@ def check(config: Config) -> None:
         raise UserError("--emotions needs at least two classes to tell apart")
     if "" in config.classes:
         raise UserError("--emotions and --fixed have an empty name; write names between commas")
+    for name in config.classes:
+        require_name(name, "class")
     if repeated := sorted({name for name in config.classes if config.classes.count(name) > 1}):
         raise UserError(
             f"{', '.join(repeated)} stands twice in --emotions and --fixed; name a class once"

@@ -7,6 +7,31 @@ from absl import flags
 
 from fmaml_jax.config import Config, check
 
+_FIRST = {
+    "data": "The problem",
+    "network": "The network and its input",
+    "inner_lr": "Adaptation to the labelled clips (the inner loop)",
+    "meta_steps": "Meta-training (the outer loop)",
+    "task_batch": "Training tasks",
+    "val_fraction": "Selection on held-out speakers",
+    "episodes": "The test",
+}
+"""Titles of groups of settings, by the first setting of each."""
+
+
+def groups() -> dict[str, list[str]]:
+    """The names of the settings by title, for `--help`."""
+    found: dict[str, list[str]] = {}
+    for field in dataclasses.fields(Config):
+        if field.name in _FIRST:
+            found[_FIRST[field.name]] = []
+        list(found.values())[-1].append(field.name)
+    return found
+
+
+REQUIRED = ("data", "target", "run_dir")
+"""Settings that have no default."""
+
 
 def define_flags(values: flags.FlagValues = flags.FLAGS) -> None:
     """Defines one absl flag for each field of `Config`."""

@@ -50,6 +50,16 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The whole command, as it is installed."""
     define_flags()
-    console.run(main)
+    console.run(
+        main,
+        example="--flagfile=experiments/best.cfg --target=emovo --run_dir=runs/best_emovo",
+        required=config_flags.REQUIRED,
+        groups=config_flags.groups(),
+    )
+
+
+if __name__ == "__main__":
+    command()

@@ -96,12 +96,10 @@ def adapt(
     steps: int,
     first_order: bool = False,
     metric: Callable[[Params], Params] = lambda gradient: gradient,
-    decay: float = 0.0,
 ) -> tuple[Params, Params]:
     """Equation (2), repeated: theta' <- theta' - alpha * grad L_S(theta').
 
-    The gradient may be taken in a metric, and a decay pulls theta' back to theta: then it is
-    theta' <- theta' - alpha * (M grad L_S(theta') + decay * (theta' - theta)).
+    The gradient may be taken in a metric: theta' <- theta' - alpha * M grad L_S(theta').
 
     Args:
         loss: the support loss L_S as a function of parameters and data.
@@ -111,8 +109,6 @@ def adapt(
         steps: number of gradient steps, at least 1.
         first_order: treat the inner gradient as a constant (FOMAML, Finn et al. 2017, 5.2).
         metric: M, which does not depend on the parameters.
-        decay: how far the steps are pulled back to theta (a proximal term as in iMAML, Rajeswaran
-            et al. 2019).
 
     Returns:
         The adapted parameters theta', and the parameters after each step (a leading axis of
@@ -128,10 +124,6 @@ def adapt(
 
     def inner_step(theta: Params, _: None) -> tuple[Params, Params]:
         direction = metric(gradient(theta))
-        if decay:
-            direction = jax.tree.map(
-                lambda g, t, start: g + decay * (t - start), direction, theta, params
-            )
         theta = jax.tree.map(lambda t, r, g: t - r * g, theta, rates, direction)
         return theta, theta
 

@@ -44,6 +44,7 @@ from jaxtyping import Float, Float32, PyTree
 from fmaml_jax.config import Config
 from fmaml_jax.convolution import patches_conv
 from fmaml_jax.maml import AnyArray, Params
+from fmaml_jax.normalisation import batch_norm, moments, normalised, widened
 
 INPUT_FRAMES = 40
 BLOCKS = {"cnn": 4, "cnn_lstm": 2}
@@ -90,7 +91,21 @@ class _Convolution(nn.Module):
         shape = (3, 3, maps.shape[-1], self.filters)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-        return self.function(maps, kernel) + bias
+        return self.function(maps, kernel.astype(maps.dtype)) + bias.astype(maps.dtype)
+
+
+class _BatchNorm(nn.Module):
+    @nn.compact
+    def __call__(self, maps: Array, stored_statistics: bool) -> Array:
+        channels = maps.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        variance = self.variable("batch_stats", "var", jnp.ones, channels)
+        if stored_statistics:
+            return normalised(maps, mean.value, variance.value, scale, bias)
+        mean.value, variance.value = moments(maps)
+        return batch_norm(maps, scale, bias)
 
 
 class _Network(nn.Module):
@@ -99,14 +114,17 @@ class _Network(nn.Module):
     filters: int
     units: int
     convolution: Callable[[Array, Array], Array]
+    low: bool
 
     @nn.compact
     def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
         maps = clips[..., None]
-        for _ in range(BLOCKS[self.kind]):
+        if self.low:
+            maps = maps.astype(jnp.bfloat16)
+        for block in range(BLOCKS[self.kind]):
             maps = nn.relu(_Convolution(self.filters, self.convolution)(maps))
-            # Momentum 0: the "running average" is the statistics of this very set of clips.
-            maps = nn.BatchNorm(use_running_average=stored_statistics, momentum=0.0)(maps)
+            maps = _BatchNorm(name=f"{NORMALISATION}{block}")(maps, stored_statistics)
+        maps = widened(maps)
         if self.kind == "cnn_lstm":
             moments = maps.reshape(*maps.shape[:2], -1)
             # Like the data, so that the scan over time passes in a `shard_map`.
@@ -218,6 +236,7 @@ def make_model(
     units: int = 64,
     frequencies: int = 2048,
     convolution: Callable[[Array, Array], Array] = patches_conv,
+    precision: str = "float32",
 ) -> Model:
     """A network for inputs of `input_frames(network)` x `coefficients`.
 
@@ -229,13 +248,15 @@ def make_model(
         units: units of the LSTM of "cnn_lstm".
         frequencies: random frequencies of "fourier".
         convolution: `patches_conv` or `reference_conv`.
+        precision: with "bf16" the convolutions' maps and patches are stored so; parameters,
+            statistics and the layers after them stay in float32.
     """
     if network == "fourier":
         module = _Fourier(classes, frequencies)
     elif network == "linear":
         module = _Linear(classes)
     else:
-        module = _Network(network, classes, filters, units, convolution)
+        module = _Network(network, classes, filters, units, convolution, precision == "bf16")
 
     def init(key: Array) -> Params:
         clips = jnp.zeros((1, input_frames(network), coefficients))
@@ -271,4 +292,5 @@ def model_of(config: Config, coefficients: int) -> Model:
         filters=config.filters,
         units=config.units,
         frequencies=config.frequencies,
+        precision=config.precision,
     )

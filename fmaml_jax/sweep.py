@@ -318,6 +318,24 @@ def define_flags() -> None:
     flags.DEFINE_integer("slurm_cpus", 2, "CPU cores of a Slurm job", lower_bound=1)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The whole command, as it is installed."""
     define_flags()
-    console.run(main)
+    console.run(
+        main,
+        example="--flagfile=experiments/best.cfg --targets=emodb,emovo --all_shots=5,20 "
+        "--out=runs/best",
+        required=("data", "out"),
+        groups={
+            "The grid": ("targets", "all_shots", "seeds", "methods", "out"),
+            "Where it is computed": (
+                *("cluster", "jobs", "slurm_partition", "slurm_minutes", "slurm_gpus"),
+                "slurm_cpus",
+            ),
+            **config_flags.groups(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    command()

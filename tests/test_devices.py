@@ -1,6 +1,8 @@
 """Tasks split over eight devices: the same gradient, predictions and parameters as on one."""
 
+import logging
 import re
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +17,17 @@ from fmaml_jax.data.episodes import Episodes, TaskShape
 from fmaml_jax.learners import find_method
 from fmaml_jax.maml import cross_entropy
 from fmaml_jax.model import make_model
-from fmaml_jax.training.devices import host_share, largest_divisor, make_layout, to_devices
-from fmaml_jax.training.evaluate import gather, make_predict, predict_episodes
+from fmaml_jax.training import experiment
+from fmaml_jax.training.devices import (
+    host_share,
+    largest_divisor,
+    make_layout,
+    to_devices,
+    within_memory,
+)
+from fmaml_jax.training.evaluate import gather, make_programs, predict_episodes
 from fmaml_jax.training.train import State, make_update
+from tests.corpus import EMOTIONS, save_corpora
 
 pytestmark = pytest.mark.slow
 
@@ -167,7 +177,7 @@ def test_predictions_do_not_depend_on_the_devices():
     for count in (1, 8):
         layout = make_layout(8, devices=jax.devices()[:count])
         predictions += predict_episodes(
-            make_predict(ours, layout),
+            make_programs(ours, layout),
             layout,
             params,
             features,
@@ -181,6 +191,49 @@ def test_predictions_do_not_depend_on_the_devices():
     assert len(predictions[0].logits) == 13
     np.testing.assert_array_equal(predictions[0].labels, predictions[1].labels)
     np.testing.assert_allclose(predictions[0].logits, predictions[1].logits, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_compiles_each_program_once(tmp_path, caplog):
+    config = Config(
+        data=save_corpora(tmp_path),
+        target="cc",
+        emotions=EMOTIONS,
+        run_dir=str(tmp_path / "run"),
+        shots=2,
+        query_per_class=2,
+        test_query_per_class=2,
+        test_query_per_fixed_class=2,
+        filters=2,
+        inner_steps=1,
+        test_inner_steps=2,
+        task_batch=2,
+        meta_steps=2,
+        eval_every=1,
+        val_episodes=2,
+        episodes=2,
+    )
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        experiment.run(config)
+    compiled = Counter(re.findall(r"Finished XLA compilation of jit\((\w+)\)", caplog.text))
+    # Validation and both modes of the test share what they can, and the picture is of the test's.
+    assert {name: compiled[name] for name in ("init", "update", "adapt", "logits")} == {
+        "init": 1,
+        "update": 1,
+        "adapt": 1,
+        "logits": 2,
+    }
+    assert compiled.total() <= 25, compiled
+
+
+@pytest.mark.parametrize(
+    ("chunk", "remedy"), [(0, "choose smaller tasks"), (6, "give --task_chunk=2 or less")]
+)
+def test_a_device_out_of_memory_is_one_sentence(chunk, remedy):
+    layout = make_layout(16, chunk, jax.devices()[:4])
+    with pytest.raises(UserError, match=remedy), within_memory(layout, 16):
+        jnp.ones(2**46, jnp.int8).block_until_ready()  # 64 TiB
+    with pytest.raises(jax.errors.JaxRuntimeError, match="other"), within_memory(layout, 16):
+        raise jax.errors.JaxRuntimeError("INTERNAL: other")
 
 
 def test_layout_gives_equal_shares():

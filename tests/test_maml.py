@@ -187,15 +187,3 @@ def test_gradient_of_a_gradient_is_the_hessian():
         [2 * -0.7, -5 * np.sin(-0.7) + 2 * 0.3],
     ]
     np.testing.assert_allclose(hessian, expected, rtol=1e-5)
-
-
-def test_decay_pulls_every_step_back_to_the_start():
-    """On a linear loss: theta_t - theta_0 = -(g / d) (1 - (1 - a d)^t)."""
-    slope, start = jnp.array([1.0, -2.0]), jnp.array([3.0, 5.0])
-    theta, path = adapt(
-        lambda theta, data: data @ theta, start, slope, rate=0.25, steps=6, decay=0.5
-    )
-    steps = np.arange(1, 7)[:, None]
-    expected = start - slope / 0.5 * (1 - (1 - 0.125) ** steps)
-    np.testing.assert_allclose(path, expected, rtol=1e-5)
-    np.testing.assert_array_equal(theta, path[-1])

@@ -57,7 +57,16 @@ def test_interval_is_students():
 
 
 def test_summary_has_every_figure(predictions):
-    summary = results.summarise(predictions, ("a", "b", "c", "neutral"), ways=3)
+    summary = results.summarise(
+        predictions, ("a", "b", "c", "neutral"), 3, np.array([["female", "male", "", ""]] * 2)
+    )
+    # Of (2, 1, 0, 0) the largest has e^2 / (e^2 + e + 2) = 0.610, of (2, 0, 0, 0) 0.711.
+    assert summary["by_confidence"]["of"][61] + summary["by_confidence"]["of"][71] == 8
+    assert sum(summary["by_confidence"]["right"]) == 5
+    assert summary["by_sex"] == {
+        "female": {"right": [1, 0, 0, 0], "of": [2, 0, 0, 0]},
+        "male": {"right": [0, 1, 0, 0], "of": [0, 2, 0, 0]},
+    }
     assert summary["accuracy"]["mean"] == pytest.approx(5 / 8)
     assert summary["uar"] == summary["accuracy"]  # queries are balanced
     assert summary["recall"] == {"a": 0.5, "b": 0.5, "c": 0.5, "neutral": 1.0}
@@ -77,3 +86,12 @@ def test_embedding_keeps_the_distances_of_a_plane_and_leaves_out_unknown_classes
     np.testing.assert_allclose(
         np.linalg.norm(points[:, None] - points, axis=-1), distance, atol=2e-3
     )
+
+
+def test_confidence_is_the_softmaxs_in_bins_of_a_percent():
+    shares = np.array([[0.615, 0.2, 0.185], [0.1, 0.005, 0.895], [0, 0, 1]])
+    with np.errstate(divide="ignore"):
+        logits = np.log(shares).clip(-100)[None, None].astype(np.float32)
+    right, of = metrics.by_confidence(Predictions(logits, np.array([[0, 1, 2]])))
+    assert np.flatnonzero(of).tolist() == [61, 89, 99]
+    assert np.flatnonzero(right).tolist() == [61, 99]

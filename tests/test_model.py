@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from jax import enable_x64
 
 from fmaml_jax.config import BATCH_NORM_MODES, Config
@@ -23,7 +24,7 @@ from fmaml_jax.model import (
     make_model,
     pool_time,
 )
-from fmaml_jax.training.evaluate import predict
+from fmaml_jax.normalisation import batch_norm
 
 
 @pytest.mark.parametrize("size", [(1, 40, 40, 1), (2, 5, 5, 3), (2, 6, 9, 3)])
@@ -45,6 +46,30 @@ def test_fast_convolution_equals_the_reference(size):
 
         for ours, reference in zip(values(patches_conv), values(reference_conv), strict=True):
             np.testing.assert_allclose(ours, reference, rtol=1e-11, atol=1e-11)
+
+
+def test_batch_norm_by_hand_equals_the_librarys():
+    rng = np.random.default_rng(1)
+    library = nn.BatchNorm(use_running_average=False)
+    with enable_x64(True):
+        maps, weights, direction = (jnp.asarray(rng.normal(size=(4, 3, 5, 2))) for _ in range(3))
+        scale, bias = jnp.asarray([0.7, -1.3]), jnp.asarray([0.2, 0.4])
+
+        def librarys(maps, scale, bias):
+            params = {"params": {"scale": scale, "bias": bias}}
+            return library.apply(params, maps, mutable=["batch_stats"])[0]
+
+        def values(function):
+            def loss(*args):
+                return jnp.sum(jnp.tanh(function(*args)) * weights)
+
+            gradient = jax.grad(loss, argnums=(0, 1, 2))
+            tangents = (direction, scale + 1, bias - 1)
+            _, curvature = jax.jvp(gradient, (maps, scale, bias), tangents)
+            return function(maps, scale, bias), *gradient(maps, scale, bias), *curvature
+
+        for ours, reference in zip(values(batch_norm), values(librarys), strict=True):
+            np.testing.assert_allclose(ours, reference, rtol=1e-9, atol=1e-11)
 
 
 def test_size_is_the_published_one():
@@ -180,8 +205,12 @@ def test_every_method_takes_the_other_networks(method, other):
     task = Task(clips, labels, clips, labels)
     # Traced, which takes no compilation.
     params = jax.eval_shape(learner.init, jax.random.key(0))
-    logits = jax.eval_shape(partial(predict, learner, modes=BATCH_NORM_MODES), params, task)
-    assert (logits.shape[0], *logits.shape[2:]) == (2, 4, 2)
+    states = jax.eval_shape(learner.adapt, params, task)
+    for mode in BATCH_NORM_MODES:
+        logits = jax.eval_shape(
+            jax.vmap(partial(learner.logits, batch_norm=mode), (0, None)), states, task
+        )
+        assert logits.shape[1:] == (4, 2)
     if learner.loss:
         gradient, _ = jax.eval_shape(jax.grad(learner.loss, has_aux=True), params, task)
         assert jax.tree.structure(gradient) == jax.tree.structure(params)

@@ -21,14 +21,15 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.data.split import load_clips
-from fmaml_jax.learners import METHODS, without_unread
+from fmaml_jax.learners import METHODS, Network, without_unread
 from fmaml_jax.model import HEAD, Model
 from fmaml_jax.training import devices, held_out
 from fmaml_jax.training import evaluate as evaluate_module
 from fmaml_jax.training import experiment as run_module
+from fmaml_jax.training import run_folder as run_folder_module
 from fmaml_jax.training import train as train_module
 from fmaml_jax.training.experiment import run
-from fmaml_jax.training.run_folder import write_json
+from fmaml_jax.training.run_folder import run_folder, write_json
 from fmaml_jax.training.train import InterruptedRunError, NonFiniteLossError
 from tests.corpus import EMOTIONS, save_corpora
 
@@ -139,9 +140,12 @@ def test_run_folder_holds_what_is_promised(config, capsys):
     for picture in ("convergence.png", "confusion.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
-    assert "fmaml, cc, 3-shot, seed 3, transductive" in printed
+    rows = [line.split("  ")[0] for line in printed.splitlines() if line.startswith("fmaml, cc")]
+    assert rows == [f"fmaml, cc, 3-shot, seed 3, {mode}" for mode in ("inductive", "transductive")]
+    assert "inductive: an answer depends on its clip" in printed
     assert "without adaptation" in printed
     assert "chance" in printed
+    assert not (folder / ".lock").exists()
 
 
 def few_fast(names, fast):
@@ -152,7 +156,7 @@ def few_fast(names, fast):
 @pytest.mark.parametrize(
     "method", few_fast(set(METHODS) - {"fmaml"}, {"protonet", "functionals_pooled"})
 )
-def test_every_method_learns_separable_corpora(method, config, monkeypatch):
+def test_every_method_learns_separable_corpora(method, config, monkeypatch, capsys):
     if method == "boil":  # its body has to be able to exchange classes
         mixing = partial(linear_model, body=jnp.eye, through=jnp.matmul)
         monkeypatch.setattr(run_module, "model_of", mixing)
@@ -163,6 +167,8 @@ def test_every_method_learns_separable_corpora(method, config, monkeypatch):
     assert (results["selection"] is None) == (
         method in ("supervised", "functionals", "functionals_fixed", "functionals_pooled")
     )
+    if not isinstance(METHODS[method], Network):  # nothing depends on other queries
+        assert "transductive" not in capsys.readouterr().out
     least = 0.6 if method in ("relation", "boil") else 0.8  # chance is 1/3
     assert results["transductive"]["emotion_accuracy"]["mean"] > least
 
@@ -390,6 +396,31 @@ def test_folder_in_use_is_refused(config):
         with pytest.raises(UserError, match="another process is at work"):
             run(config)
     run(config)
+
+
+def test_a_lock_lasts_as_long_as_the_work(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    description = {"config": {}, "data_hashes": {}, "feature_config": {}}
+    with run_folder(folder, description):
+        assert (folder / ".lock").exists()
+        with (
+            pytest.raises(UserError, match="another process is at work"),
+            run_folder(folder, description),
+        ):
+            pass
+        assert (folder / ".lock").exists()
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+
+    def ended_before(file):  # between the file's opening and its lock
+        (folder / ".lock").unlink()
+        return True
+
+    monkeypatch.setattr(run_folder_module, "take_lock", ended_before)
+    with (
+        pytest.raises(UserError, match="another process is at work"),
+        run_folder(folder, description),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '"x"', "{", "\xff"])

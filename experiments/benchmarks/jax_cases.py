@@ -15,6 +15,8 @@ from experiments.benchmarks.workload import (
     CLASSES,
     INNER_LR,
     OUTER_LR,
+    SHAPE,
+    SIDE,
     TEST_SHAPE,
     Workload,
     make_episodes,
@@ -26,9 +28,10 @@ from fmaml_jax.convolution import reference_conv
 from fmaml_jax.data.episodes import Episodes
 from fmaml_jax.learners import find_method
 from fmaml_jax.maml import Params, Task, cross_entropy
-from fmaml_jax.model import Model, make_model
+from fmaml_jax.model import Model, make_model, model_of
 from fmaml_jax.training.devices import make_layout, replicated, to_devices
-from fmaml_jax.training.evaluate import gather, make_predict, predict_episodes
+from fmaml_jax.training.evaluate import gather, make_programs, predict_episodes
+from fmaml_jax.training.memory import with_chunk
 from fmaml_jax.training.train import State, make_update
 
 Step = Callable[[], float]
@@ -50,17 +53,20 @@ def ours(workload: Workload, initial: Mapping[str, np.ndarray]) -> tuple[Step, G
         outer_lr=OUTER_LR,
         task_batch=workload.tasks,
         filters=workload.filters,
+        precision=workload.precision,
     )
+    learner = find_method(config)[0].make(config, model_of(config, SIDE))
+    params = _seeds(initial, workload.seeds)
+    features = make_features()
     layout = make_layout(config.task_batch, config.task_chunk)
-    learner = find_method(config)[0].make(config, make_model(CLASSES, filters=config.filters))
+    layout = with_chunk(layout, learner, params, features, SHAPE, TEST_SHAPE)
     optimizer = optax.adam(config.outer_lr)
     update = make_update(learner, optimizer, layout)
     place = replicated(layout.mesh)
-    features = jax.device_put(make_features(), place)
-    # A run trains seeds side by side; this is one of them.
-    episodes = Episodes(*(array[:, None] for array in make_episodes(workload.tasks)))
+    features = jax.device_put(features, place)
+    episodes = make_episodes(workload.tasks)
+    episodes = Episodes(*(np.stack([array] * workload.seeds, axis=1) for array in episodes))
     episodes = to_devices(layout.mesh, episodes)
-    params = _one_seed(initial)
     # Placed whole, as in `train`: a leaf of another placement would be compiled for anew.
     state = jax.device_put(State(params, optimizer.init(params)), place)
     step, gradient = _steps(state, lambda state: update(state, features, episodes))
@@ -73,15 +79,15 @@ def make_evaluation(
     """Number of episodes -> query logits before adaptation and after each step, as in a run."""
     config = Config(inner_lr=INNER_LR, test_inner_steps=workload.steps, filters=workload.filters)
     layout = make_layout(config.task_batch, config.task_chunk)
-    learner = find_method(config)[0].make(config, make_model(CLASSES, filters=config.filters))
-    predict = make_predict(learner, layout)
+    learner = find_method(config)[0].make(config, model_of(config, SIDE))
+    programs = make_programs(learner, layout)
     params, features = jax.device_put(
-        (_one_seed(initial), make_features()), replicated(layout.mesh)
+        (_seeds(initial, 1), make_features()), replicated(layout.mesh)
     )
 
     def evaluate(episodes: int) -> np.ndarray:
         return predict_episodes(
-            predict,
+            programs,
             layout,
             params,
             features,
@@ -153,8 +159,8 @@ def _nested(params: Mapping[str, np.ndarray]) -> Params:
     return unflatten_dict({name: jnp.asarray(leaf) for name, leaf in params.items()}, sep="/")
 
 
-def _one_seed(params: Mapping[str, np.ndarray]) -> Params:
-    return jax.tree.map(lambda leaf: leaf[None], _nested(params))
+def _seeds(params: Mapping[str, np.ndarray], seeds: int) -> Params:
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * seeds), _nested(params))
 
 
 def transfer(episodes: Episodes) -> None:

@@ -9,11 +9,14 @@
   peer's median over ours. `flops` is counted (`workload.meta_step_flops`), `of_matrix_rate` is the
   rate it makes, as a share of the best that a float32 matrix product reached in the same rounds.
 - `memory`: ours with 5 and with 20 inner steps. `peak_mib` is of the whole process.
-- `tasks`: ours with other numbers of tasks.
+- `tasks`: ours with other numbers of tasks, at each of --precisions; a picture has them too.
+- `seeds`: ours with other numbers of seeds side by side.
 - `evaluation`: 1,000 test episodes (25 queries a class, their logits before adaptation and after
-  each step), estimated from rounds of 40 that ours and the PyTorch loop take in turns, after their
+  each step), estimated from rounds of 100 that ours and the PyTorch loop take in turns, after their
   answers to the first were the same.
 - `sampling`: drawing the tasks and handing them to the device, as a share of ours.
+- `cell`: a whole run with the flags of --cell, twice: with an empty compilation cache, and with the
+  one that it left. Seconds from its start to the end of its first meta-step, and to its end.
 
 The devices are those that JAX and PyTorch find. Run it on an idle machine.
 """
@@ -22,13 +25,16 @@ import contextlib
 import json
 import os
 import platform
+import shlex
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -38,14 +44,15 @@ from absl import flags
 from experiments.benchmarks.workload import Workload, meta_step_flops
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.config import PRECISIONS
 
 PEERS = ("torch loop", "torch.func vmap", "naive JAX")
 ORDERS = ("second", "first")
-MEASURES = ("meta-step", "evaluation", "memory", "tasks", "sampling")
+MEASURES = ("meta-step", "evaluation", "memory", "tasks", "seeds", "sampling", "cell")
 GRADIENT_TOLERANCE = 3e-3
 """Of the norm of the gradient of five inner steps in float32; see the README for its noise."""
 
-EPISODES_A_ROUND = 40
+EPISODES_A_ROUND = 100
 
 PACKAGES = ("jax", "jaxlib", "torch", "numpy")
 
@@ -174,7 +181,11 @@ def _ours_alone(workload: Workload, repeats: int) -> tuple[dict, dict, list[floa
         ours.ask()
         replies = [ours.ask() for _ in range(repeats)]
         sampling = [ours.ask(sampling=step)["seconds"] for step in range(repeats + 1)][1:]
-    memory = {"peak_mib": round(replies[-1]["peak_mib"]), "start_mib": round(ours.start_mib)}
+    memory = {
+        "peak_mib": round(replies[-1]["peak_mib"]),
+        "start_mib": round(ours.start_mib),
+        "device_gib": round(replies[-1]["device_gib"], 2),
+    }
     return _times([reply["seconds"] for reply in replies]), memory, sampling
 
 
@@ -190,12 +201,51 @@ def memory(workload: Workload) -> Iterator[dict]:
         yield {"case": "memory", "inner_steps": steps, **found, "ratio": ratio}
 
 
-def tasks(workload: Workload, counts: list[int], repeats: int) -> Iterator[dict]:
-    """A line for each number of tasks."""
+def tasks(
+    workload: Workload, counts: list[int], precisions: list[str], repeats: int
+) -> Iterator[dict]:
+    """A line for each number of tasks and each precision."""
+    for precision in precisions:
+        for count in counts:
+            case = workload._replace(tasks=count, precision=precision)
+            times, found, _ = _ours_alone(case, repeats)
+            rate = round(count / times["seconds"], 2)
+            label = {"case": "tasks", "precision": precision, "tasks": count}
+            yield {**label, "tasks_per_second": rate, **times, **found}
+
+
+def seeds(workload: Workload, counts: list[int], repeats: int) -> Iterator[dict]:
+    """A line for each number of seeds; `ratio` is to the first."""
+    first = None
     for count in counts:
-        times, found, _ = _ours_alone(workload._replace(tasks=count), repeats)
-        rate = round(count / times["seconds"], 2)
-        yield {"case": "tasks", "tasks": count, "tasks_per_second": rate, **times, **found}
+        times, found, _ = _ours_alone(workload._replace(seeds=count), repeats)
+        first = first or times["seconds"]
+        ratio = round(times["seconds"] / first, 3)
+        yield {"case": "seeds", "seeds": count, "ratio": ratio, **times, **found}
+
+
+def cell(arguments: str) -> Iterator[dict]:
+    """Two lines: with an empty compilation cache and with a full one.
+
+    Raises:
+        UserError: the run fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"XDG_CACHE_HOME": folder}
+        for cache in ("empty", "full"):
+            run_dir = Path(folder) / cache
+            command = [sys.executable, "-m", "fmaml_jax.main", *shlex.split(arguments)]
+            start = time.perf_counter()
+            run = subprocess.Popen([*command, f"--run_dir={run_dir}"], env=environment)
+            first = None
+            while run.poll() is None:
+                if first is None and any(f.stat().st_size for f in run_dir.rglob("metrics.jsonl")):
+                    first = time.perf_counter() - start
+                time.sleep(0.05)
+            if run.returncode or first is None:
+                raise UserError(f"the run of --cell='{arguments}' failed (see above)")
+            seconds = {"first_step": first, "seconds": time.perf_counter() - start}
+            yield {"case": "cell", "cache": cache, **{k: round(v, 2) for k, v in seconds.items()}}
 
 
 def evaluation(workload: Workload, repeats: int) -> Iterator[dict]:
@@ -245,8 +295,24 @@ def machine() -> dict:
         "load": os.getloadavg()[0],
         "device": subprocess.check_output([sys.executable, "-c", jax_device], text=True).strip(),
         "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
+        **_driver(),
+        **{package: _version(package) for package in PACKAGES},
     }
+
+
+def _version(package: str) -> str | None:
+    """None where only ours is measured, and the peer is not installed."""
+    with contextlib.suppress(PackageNotFoundError):
+        return version(package)
+    return None
+
+
+def _driver() -> dict:
+    """Of an NVIDIA GPU."""
+    if not shutil.which("nvidia-smi"):
+        return {}
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return {"driver": subprocess.check_output(query, text=True).split()[0]}
 
 
 def draw(lines: list[dict], path: Path) -> None:
@@ -275,6 +341,27 @@ def draw(lines: list[dict], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_tasks(lines: list[dict], path: Path) -> None:
+    """Tasks a second and GiB of the device against tasks, a line for each precision."""
+    lines = [line for line in lines if line["case"] == "tasks"]
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.2), layout="constrained")
+    for precision in dict.fromkeys(line["precision"] for line in lines):
+        shown = [line for line in lines if line["precision"] == precision]
+        counts = [line["tasks"] for line in shown]
+        for panel, of in zip(panels, ("tasks_per_second", "device_gib"), strict=True):
+            panel.plot(counts, [line[of] for line in shown], marker="o", label=precision)
+    for panel, title in zip(panels, ("tasks a second", "GiB of the device"), strict=True):
+        panel.set_title(title)
+        panel.set_xlabel("tasks a meta-step")
+        panel.set_xscale("log", base=2)
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+        panel.xaxis.set_major_formatter("{x:.0f}")
+    panels[0].legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
 def main() -> None:
     """Measures what the flags say.
 
@@ -286,14 +373,16 @@ def main() -> None:
         ("peers", args.peers, PEERS),
         ("orders", args.orders, ORDERS),
         ("measures", args.measures, MEASURES),
+        ("precisions", args.precisions, PRECISIONS),
     ):
         if unknown := [value for value in given if value not in known]:
             raise UserError(f"--{name}={unknown[0]} is unknown; choose from {', '.join(known)}")
     out = Path(args.out) if args.out else None
     if out and not out.parent.is_dir():
         raise UserError(f"--out={out} is in no folder there is; make {out.parent} first")
-    if not all(count.isdecimal() and int(count) for count in args.task_counts):
-        raise UserError("--task_counts has to be whole numbers from 1, such as 16,64")
+    for name in ("task_counts", "seed_counts"):
+        if not all(count.isdecimal() and int(count) for count in getattr(args, name)):
+            raise UserError(f"--{name} has to be whole numbers from 1, such as 16,64")
     workload = Workload(args.tasks, args.steps)
     lines = []
 
@@ -314,13 +403,20 @@ def main() -> None:
     if "memory" in args.measures:
         emit(memory(workload))
     if "tasks" in args.measures:
-        emit(tasks(workload, [int(count) for count in args.task_counts], args.repeats))
+        counts = [int(count) for count in args.task_counts]
+        emit(tasks(workload, counts, args.precisions, args.repeats))
+    if "seeds" in args.measures:
+        emit(seeds(workload, [int(count) for count in args.seed_counts], args.repeats))
     if "sampling" in args.measures:
         emit(sampling(workload, args.repeats))
+    if "cell" in args.measures and args.cell:
+        emit(cell(args.cell))
     if out:
         out.write_text("".join(json.dumps(line) + "\n" for line in lines))
         if "meta-step" in args.measures:
             draw(lines, out.with_suffix(".png"))
+        if "tasks" in args.measures:
+            draw_tasks(lines, out.with_name(f"{out.stem}_tasks.png"))
 
 
 def define_flags() -> None:
@@ -331,6 +427,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("tasks", 16, "Tasks in a meta-step.", 1)
     flags.DEFINE_integer("steps", 5, "Inner steps.", 1)
     flags.DEFINE_list("task_counts", ["16", "64"], "Numbers of tasks for the measure `tasks`.")
+    flags.DEFINE_list("seed_counts", ["1", "3"], "Numbers of seeds for the measure `seeds`.")
+    flags.DEFINE_list("precisions", ["float32"], "Values of --precision for the measure `tasks`.")
+    flags.DEFINE_string("cell", "", "Flags of fmaml_jax.main for the measure `cell`.")
     flags.DEFINE_string("out", None, "File of JSON lines to write; a .png is drawn beside it.")
 
 

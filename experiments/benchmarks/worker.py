@@ -2,9 +2,10 @@
 
 Standard input has one JSON object a line, each a request; the reply is one on standard output:
 
-- first `{"case", "tasks", "steps", "first_order", "filters", "params"}` (the file of the initial
-  parameters) -> `{"start_mib"}`, the peak memory once all is imported;
-- then `{}` for a meta-step -> `{"seconds", "loss", "peak_mib"}`;
+- first `{"case", "params"}` (the file of the initial parameters) and the fields of a `Workload` ->
+  `{"start_mib"}`, the peak memory once all is imported;
+- then `{}` for a meta-step -> `{"seconds", "loss", "peak_mib", "device_gib"}`, the last of them the
+  peak on ours' accelerator;
 - `{"gradient": FILE}` writes the last meta-step's gradient -> `{}`;
 - `{"evaluate": EPISODES, "logits": FILE}` evaluates and writes the logits -> `{"seconds"}`;
 - `{"sampling": STEP}` -> `{"seconds"}` of sampling a step's tasks and their transfer (ours alone).
@@ -25,6 +26,13 @@ MATRIX_SIZES = (1024, 2048, 4096)
 
 def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _device_gib() -> float:
+    import jax
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", 0) / 2**30
 
 
 def _matrix_product():
@@ -71,14 +79,15 @@ def serve() -> None:
 
         from experiments.benchmarks import jax_cases
         from fmaml_jax.training.devices import set_up
+        from fmaml_jax.training.experiment import PRODUCTS
 
-        jax.config.update("jax_default_matmul_precision", "float32")
         make, make_evaluation = jax_cases.naive, jax_cases.make_evaluation
         if case == "ours":
             flags.FLAGS(sys.argv[:1])  # the product's flags, at their defaults
             set_up()
             make = jax_cases.ours
             np.savez(path, **jax_cases.initial_params(workload))
+        jax.config.update("jax_default_matmul_precision", PRODUCTS[workload.precision])
     else:
         from experiments.benchmarks import torch_peers
 
@@ -108,7 +117,9 @@ def serve() -> None:
         else:
             start = time.perf_counter()
             loss = step()
-            reply(seconds=time.perf_counter() - start, loss=loss, peak_mib=_peak_mib())
+            seconds = time.perf_counter() - start
+            found = {"peak_mib": _peak_mib(), "device_gib": _device_gib() if case == "ours" else 0}
+            reply(seconds=seconds, loss=loss, **found)
 
 
 if __name__ == "__main__":

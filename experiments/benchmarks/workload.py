@@ -18,12 +18,22 @@ SIDE = 40
 
 
 class Workload(NamedTuple):
-    """A meta-step: tasks in it, inner steps of each, and whether inner gradients are constants."""
+    """A meta-step.
+
+    Attributes:
+        tasks: tasks in it, of each seed.
+        steps: inner steps of each task.
+        first_order: whether inner gradients are constants.
+        filters: filters of each convolution.
+        seeds, precision: as the flags; ours alone has them.
+    """
 
     tasks: int = 16
     steps: int = 5
     first_order: bool = False
     filters: int = 64
+    seeds: int = 1
+    precision: str = "float32"
 
 
 def make_features() -> Float32[np.ndarray, "clips time coeffs"]:

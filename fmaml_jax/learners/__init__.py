@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import did_you_mean
-from fmaml_jax.config import WIDTHS, Config
+from fmaml_jax.config import NETWORKS, Config
 from fmaml_jax.learners import (
     anil,
     fmaml,
@@ -30,7 +30,7 @@ EVERY = (
 )
 """Settings that every method reads: the problem and the test."""
 NETWORK = ("network", "scaling", "task_chunk")
-"""Those of every network, beside the widths of its `--network`."""
+"""Those of every network, beside those of its `--network`."""
 TRAINED = (
     *("meta_steps", "outer_lr", "task_batch", "query_per_class", "task_domain", "batch_norm"),
     *("val_fraction", "val_episodes", "eval_every"),
@@ -38,8 +38,8 @@ TRAINED = (
 """Those of every network that is trained on tasks of the sources."""
 ADAPTED = ("inner_lr", "test_inner_steps", "support_loss")
 """Those of adaptation to the target's support by gradient steps."""
-MEASURED = ("inner_metric", "inner_decay")
-"""Those of steps in a metric, which are pulled back to the start."""
+MEASURED = ("inner_metric",)
+"""Those of steps in a metric."""
 META_LEARNED = (*TRAINED, *ADAPTED, "inner_steps", "first_order", "outer_decay", "positions")
 """Those of a start that is trained through its adaptation."""
 UNSUPPORTED = ("inner_outputs", "fixed_bias")
@@ -173,13 +173,17 @@ def without_unread(config: Config) -> Config:
     return replace(config, **_unread(config, method, config.support or method.supports[0]))
 
 
-def _unread(config: Config, method: Method, support: str) -> dict[str, Any]:
-    """The defaults of settings that have another value, and that the method does not read."""
+def read_settings(method: Method, support: str, network: str) -> set[str]:
+    """The names of the settings that a method reads, with such a `--support` and `--network`."""
     read = {*EVERY, *method.reads}
     if isinstance(method, Network):
-        read |= {*NETWORK, *WIDTHS[config.network]}
-    if support == "all":
-        read -= {*UNSUPPORTED}
+        read |= {*NETWORK, *NETWORKS[network]}
+    return read - {*UNSUPPORTED} if support == "all" else read
+
+
+def _unread(config: Config, method: Method, support: str) -> dict[str, Any]:
+    """The defaults of settings that have another value, and that the method does not read."""
+    read = read_settings(method, support, config.network)
     return {
         field.name: field.default
         for field in fields(Config)

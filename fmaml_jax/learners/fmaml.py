@@ -42,7 +42,6 @@ def make(config: Config, model: Model, rate: Rates | None = None) -> Learner:
             rate=jax.tree.broadcast(rates, params) if rate is None else rate,
             steps=steps,
             first_order=config.first_order,
-            decay=config.inner_decay,
             **metric,
         )
         return theta, with_start(params, path)

@@ -20,15 +20,18 @@ from fmaml_jax.common.processes import cores
 
 TASKS = "tasks"
 
-TASK_CHUNK = {"cpu": 1}
-"""Tasks that a device computes at once, by backend; its whole share where none is given."""
+CPU_CHUNK = 1
+"""Tasks that a core computes at once; what an accelerator does, its memory says (`memory`)."""
 
 PEER_TIMEOUT = 30
 """Seconds without a sign of life after which a process counts as gone."""
 
 
 class Layout(NamedTuple):
-    """How a batch of tasks is computed: split over `mesh`, at most `chunk` at once on a device."""
+    """How a batch of tasks is computed: split over `mesh`, at most `chunk` at once on a device.
+
+    Without a chunk (0) a device computes its whole share at once.
+    """
 
     mesh: Mesh
     chunk: int
@@ -44,7 +47,8 @@ def make_layout(
 
     Args:
         tasks: tasks in a batch.
-        chunk: the most tasks that a device computes at once; 0: what suits the backend.
+        chunk: the most tasks that a device computes at once; 0: what suits a CPU, and elsewhere
+            all, unless `memory.with_chunk` chooses.
         devices: devices to choose from; all of them by default.
 
     Raises:
@@ -59,12 +63,17 @@ def make_layout(
         )
     used = largest_divisor(tasks // len(hosts), min(map(len, hosts)))
     mesh = Mesh(np.array([host[:used] for host in hosts]).ravel(), TASKS, (AxisType.Auto,))
-    return Layout(mesh, chunk or TASK_CHUNK.get(devices[0].platform, tasks))
+    return Layout(mesh, chunk or CPU_CHUNK * (devices[0].platform == "cpu"))
 
 
 def largest_divisor(number: int, limit: int) -> int:
-    """The largest divisor of `number` that is at most `limit`."""
-    return next(n for n in range(min(number, limit), 0, -1) if number % n == 0)
+    """The largest divisor of `number` that is at most `limit`; 0 is no limit."""
+    return next(n for n in range(min(number, limit or number), 0, -1) if number % n == 0)
+
+
+def tasks_at_once(layout: Layout, tasks: int) -> int:
+    """How many of a batch's tasks a device computes at once."""
+    return largest_divisor(tasks // layout.mesh.size, layout.chunk)
 
 
 def split_tasks(function: Callable[..., PyTree], mesh: Mesh, mean: bool) -> Callable[..., PyTree]:
@@ -133,6 +142,26 @@ def together() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def within_memory(layout: Layout, tasks: int) -> Iterator[None]:
+    """Refuses in one sentence where a device's memory is too small for a batch of so many tasks.
+
+    Raises:
+        UserError: the device is out of memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        chunk = tasks_at_once(layout, tasks)
+        remedy = f"give --task_chunk={chunk // 2} or less" if chunk > 1 else "choose smaller tasks"
+        raise UserError(
+            f"the device is out of memory with --task_chunk={chunk} (tasks that it computes at "
+            f"once); {remedy}, in another --run_dir, or free memory that others use"
+        ) from error
+
+
+@contextlib.contextmanager
 def ends_with_its_peers() -> Iterator[None]:
     """Ends this process with exit code 1 and one sentence when it fails to reach another one."""
     try:
@@ -187,12 +216,19 @@ def set_up_device() -> None:
     Raises:
         UserError: there is none.
     """
+    # On a GPU, trying Triton's kernels for every product takes a minute of compiling, and brings
+    # 6% of a meta-step.
+    given = os.environ.get("XLA_FLAGS", "")
+    if "xla_gpu_enable_triton_gemm" not in given:
+        os.environ["XLA_FLAGS"] = f"--xla_gpu_enable_triton_gemm=false {given}".rstrip()
     with _finding_devices():
         jax.devices()
     # Products are rounded to fewer bits on GPU and TPU otherwise, and results differ.
     jax.config.update("jax_default_matmul_precision", "float32")
-    # A program that is quick to compile, on a quick machine, is still quicker to read.
+    # A program that is quick to compile, on a quick machine, is still quicker to read. (What XLA
+    # found by trying kernels on a GPU is kept beside them: JAX does so by itself.)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # Without a home that can be written, every run compiles anew.
     with contextlib.suppress(OSError, RuntimeError):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import NO_TARGET, Config
@@ -22,13 +23,19 @@ from fmaml_jax.training.devices import (
     first_process,
     make_layout,
     replicated,
+    tasks_at_once,
     together,
+    within_memory,
 )
 from fmaml_jax.training.held_out import Learned, test_results
+from fmaml_jax.training.memory import with_chunk
 from fmaml_jax.training.problem import load_split, task_shapes
 from fmaml_jax.training.results import table
 from fmaml_jax.training.run_folder import describe, run_folder, seed_folders, write_json
 from fmaml_jax.training.train import init_seeds, learning_curve, train
+
+PRODUCTS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "float32"}
+"""JAX's name for the precision of matrix products, by `--precision`."""
 
 
 def run(config: Config) -> list[dict[str, Any]]:
@@ -62,7 +69,8 @@ def run(config: Config) -> list[dict[str, Any]]:
             print(f"{folder} is finished; remove it to run it again")
             results = [json.loads(file.read_text()) for file in files]
         else:
-            results = _train_and_evaluate(config, clips, split, folder)
+            with jax.default_matmul_precision(PRODUCTS[config.precision]):
+                results = _train_and_evaluate(config, clips, split, folder)
     for of_seed in results:
         print(table(of_seed))
     return results
@@ -85,6 +93,7 @@ def _train_and_evaluate(
             "fixed": len(config.fixed),
             "seed": seed,
             "selection": learned.selections[i] if learned else None,
+            "task_chunk": tasks_at_once(learned.layout, config.task_batch) if learned else None,
             "classes": list(config.classes),
             "chance": round(1 / len(config.classes), 6),
         }
@@ -120,10 +129,12 @@ def _meta_learn(config: Config, clips: Clips, split: Split, folder: Path) -> Lea
     features = jax.device_put(scaled(pooled, scale), replicated(layout.mesh))
 
     # ---- meta-training
-    training_shape, _ = task_shapes(config)
+    training_shape, test_shape = task_shapes(config)
     model = model_of(config, features.shape[2])._replace(axes=scale.axes)
     learner = method.make(replace(config, support=support), model)
-    predict_batch = evaluate.make_predict(learner, layout)
+    params = init_seeds(learner, config.seeds)
+    layout = with_chunk(layout, learner, params, features, training_shape, test_shape)
+    programs = evaluate.make_programs(learner, layout)
     if learner.loss:
         val_pools, val_shape = validation_tasks(split.val, training_shape, split.groups)
         selecting = (
@@ -133,9 +144,19 @@ def _meta_learn(config: Config, clips: Clips, split: Split, folder: Path) -> Lea
             else "on all of their speakers; the last state is taken"
         )
         print(f"Training on {', '.join(split.train)}; {selecting}", flush=True)
-        selected = train(
-            config, learner, layout, predict_batch, features, scale, split, training_shape, folder
-        )
+        with within_memory(layout, config.task_batch):
+            selected = train(
+                config,
+                learner,
+                layout,
+                programs,
+                params,
+                features,
+                scale,
+                split,
+                training_shape,
+                folder,
+            )
         params = selected.params
         selections = [
             {
@@ -147,10 +168,12 @@ def _meta_learn(config: Config, clips: Clips, split: Split, folder: Path) -> Lea
             }
             if val_pools
             else {"meta_step": int(step)}
-            for step, val_accuracy in zip(selected.step, selected.val_accuracy, strict=True)
+            for step, val_accuracy in zip(
+                *map(np.asarray, (selected.step, selected.val_accuracy)), strict=True
+            )
         ]
     else:
         print(f"{config.method} learns from the target's support alone", flush=True)
-        params = jax.device_put(init_seeds(learner, config.seeds), replicated(layout.mesh))
+        params = jax.device_put(params, replicated(layout.mesh))
         selections = [None for _ in config.seeds]
-    return Learned(learner, layout, predict_batch, params, features, selections)
+    return Learned(layout, programs, params, features, selections)

@@ -1,12 +1,9 @@
 """The test of a run: what meta-training left, on episodes of the language held out from it."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import partial
-from operator import itemgetter
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax import Array
 from jaxtyping import Float
@@ -14,12 +11,12 @@ from jaxtyping import Float
 from fmaml_jax.common.console import progress
 from fmaml_jax.config import BATCH_NORM_MODES, Config
 from fmaml_jax.data.episodes import Episodes, TaskShape, sample
+from fmaml_jax.data.sexes import sex_of
 from fmaml_jax.data.split import Clips, Split
 from fmaml_jax.learners import Classifier, find_method, functionals
-from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import AnyArray, Params
+from fmaml_jax.maml import Params
 from fmaml_jax.training import evaluate, results
-from fmaml_jax.training.devices import Layout
+from fmaml_jax.training.devices import Layout, host_share, within_memory
 from fmaml_jax.training.evaluate import Predictions
 from fmaml_jax.training.problem import task_shapes
 from fmaml_jax.training.train import ADVICE, NonFiniteLossError
@@ -29,15 +26,14 @@ class Learned(NamedTuple):
     """What meta-training left, and what it takes to test it.
 
     Attributes:
-        learner, layout, predict_batch: see `train.train`.
+        layout, programs: see `train.train`.
         params: of each seed, stacked.
         features: of all clips, scaled, on the device.
         selections: how each seed's state was selected; None where there was nothing to train.
     """
 
-    learner: Learner
     layout: Layout
-    predict_batch: Callable[..., tuple[Array, Array]]
+    programs: evaluate.Programs
     params: Params
     features: Float[Array, "clips time coeffs"]
     selections: Sequence[dict[str, Any] | None]
@@ -59,11 +55,11 @@ def test_results(
     """
     _, shape = task_shapes(config)
     tested = [_test_episodes(split, shape, seed, config.episodes) for seed in config.seeds]
-    pictured = [_with_support_as_query(episodes) for episodes in tested]
     if learned:
-        by_mode, outputs = _test_learner(config, split, learned, shape, pictured)
+        by_mode, of_support = _test_learner(config, split, learned, shape, tested)
     else:
-        by_mode, outputs = _test_classifier(config, clips, split, tested, pictured)
+        by_mode, of_support = _test_classifier(config, clips, split, tested)
+    sexes = np.array([sex_of(*who) for who in zip(clips.corpora, clips.speakers, strict=True)])
     return [
         {
             "episodes": config.episodes,
@@ -72,10 +68,14 @@ def test_results(
             "fixed_class_sources": _fixed_class_sources(config, clips, split),
             "query_hash": _query_hash(clips, tested[i]),
             **{
-                mode: results.summarise(found[i], config.classes, len(config.emotions))
+                mode: results.summarise(
+                    found[i], config.classes, len(config.emotions), sexes[tested[i].query]
+                )
                 for mode, found in by_mode.items()
             },
-            "embedding": _embedding(outputs[i][-1], pictured[i]),
+            "embedding": _embedding(
+                np.concatenate([of_support[i], by_mode["inductive"][i].logits[0, -1]]), tested[i]
+            ),
         }
         for i in range(len(config.seeds))
     ]
@@ -86,14 +86,18 @@ def _test_learner(
     split: Split,
     learned: Learned,
     shape: TaskShape,
-    pictured: Sequence[Episodes],
-) -> tuple[dict[str, list[Predictions]], list[Array]]:
-    """Predictions of each batch-norm mode and seed; each seed's inductive outputs for its episode
-    of `pictured`.
+    tested: Sequence[Episodes],
+) -> tuple[dict[str, list[Predictions]], Float[np.ndarray, "seeds shots classes"]]:
+    """Predictions of each batch-norm mode and seed; each seed's inductive outputs for the support
+    of its first episode.
     """
-    with progress("evaluation", config.episodes, " episodes") as bar:
+    count = evaluate.episodes_a_call(learned.layout, config.episodes)
+    with (
+        within_memory(learned.layout, count),
+        progress("evaluation", config.episodes, " episodes") as bar,
+    ):
         by_mode = evaluate.predict_episodes(
-            learned.predict_batch,
+            learned.programs,
             learned.layout,
             learned.params,
             learned.features,
@@ -109,15 +113,41 @@ def _test_learner(
     for mode, of_seeds in by_mode.items():
         if not all(np.isfinite(found.logits).all() for found in of_seeds):
             raise NonFiniteLossError(f"{mode} predictions are not finite; {ADVICE}")
-    predict = jax.jit(partial(evaluate.predict, learned.learner, modes=("inductive",)))
-    outputs = [
-        predict(
-            jax.tree.map(itemgetter(i), learned.params),
-            evaluate.gather(learned.features, episode),
-        )[0]
-        for i, episode in enumerate(pictured)
-    ]
-    return by_mode, outputs
+    return by_mode, _support_logits(config, learned, tested)
+
+
+def _support_logits(
+    config: Config, learned: Learned, tested: Sequence[Episodes]
+) -> Float[np.ndarray, "seeds shots classes"]:
+    """The support stands in the place of queries, in as many episodes as the test has in a call, so
+    that the test's programs serve: an inductive prediction does not depend on its neighbours.
+    """
+    count = evaluate.episodes_a_call(learned.layout, config.episodes)
+    first = Episodes(*(np.stack(arrays)[:, 0] for arrays in zip(*tested, strict=True)))
+    seeds, shots = first.support.shape
+    queries = first.query.shape[1]
+    found = []
+    for start in range(0, shots, count * queries):
+        clips = np.arange(start, start + count * queries).reshape(count, queries) % shots
+        batch = Episodes(
+            np.broadcast_to(first.support, (count, seeds, shots)),
+            np.broadcast_to(first.support_labels, (count, seeds, shots)),
+            first.support[:, clips].swapaxes(0, 1),
+            first.support_labels[:, clips].swapaxes(0, 1),
+        )
+        share = host_share(range(count))
+        batch = Episodes(*(array[share.start : share.stop] for array in batch))
+        logits, _ = evaluate.predict(
+            learned.programs,
+            learned.layout,
+            learned.params,
+            learned.features,
+            batch,
+            ("inductive",),
+            last=True,
+        )
+        found.append(logits[:, :, 0, 0].swapaxes(0, 1).reshape(seeds, count * queries, -1))
+    return np.concatenate(found, axis=1)[:, :shots]
 
 
 def _test_classifier(
@@ -125,8 +155,7 @@ def _test_classifier(
     clips: Clips,
     split: Split,
     tested: Sequence[Episodes],
-    pictured: Sequence[Episodes],
-) -> tuple[dict[str, list[Predictions]], list[Float[np.ndarray, "steps clips classes"]]]:
+) -> tuple[dict[str, list[Predictions]], list[Float[np.ndarray, "shots classes"]]]:
     """The same of a method without a network, which has no batch norm."""
     method, _ = find_method(config)
     assert isinstance(method, Classifier)
@@ -140,7 +169,12 @@ def _test_classifier(
         predictions = [
             evaluate.classify_episodes(classified, episodes, bar.update) for episodes in tested
         ]
-    return dict.fromkeys(BATCH_NORM_MODES, predictions), [classified(each) for each in pictured]
+    first = (Episodes(*(array[0] for array in episodes)) for episodes in tested)
+    of_support = [
+        classified(each._replace(query=each.support, query_labels=each.support_labels))[-1]
+        for each in first
+    ]
+    return dict.fromkeys(BATCH_NORM_MODES, predictions), of_support
 
 
 def _test_episodes(split: Split, shape: TaskShape, seed: int, episodes: int) -> Episodes:
@@ -155,26 +189,15 @@ def _test_episodes(split: Split, shape: TaskShape, seed: int, episodes: int) -> 
     )
 
 
-def _with_support_as_query(episodes: Episodes) -> Episodes:
-    """The first of the episodes, its support in front of the query."""
-    support, support_labels, query, query_labels = (array[0] for array in episodes)
-    return Episodes(
-        support,
-        support_labels,
-        np.concatenate([support, query]),
-        np.concatenate([support_labels, query_labels]),
-    )
-
-
-def _embedding(logits: Float[AnyArray, "clips classes"], episode: Episodes) -> dict[str, list]:
-    """Where support and query lie on the two principal axes of the outputs."""
-    points = results.embed(np.asarray(logits))
-    shots = len(episode.support)
+def _embedding(logits: Float[np.ndarray, "clips classes"], episodes: Episodes) -> dict[str, list]:
+    """Where support and query of the first episode lie on the two principal axes of the outputs."""
+    points = results.embed(logits)
+    shots = episodes.support.shape[1]
     return {
         "support": points[:shots],
-        "support_labels": episode.support_labels.tolist(),
+        "support_labels": episodes.support_labels[0].tolist(),
         "query": points[shots:],
-        "query_labels": episode.query_labels[shots:].tolist(),
+        "query_labels": episodes.query_labels[0].tolist(),
     }
 
 

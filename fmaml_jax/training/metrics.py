@@ -3,10 +3,13 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Bool, Float, Float32, Int
 
 UNKNOWN = -1e3
 """Score of a class that a classifier has never seen."""
+
+BINS = 100
+"""Bins of confidence, of one percent each."""
 
 
 class Predictions(NamedTuple):
@@ -52,3 +55,30 @@ def confusion(predictions: Predictions) -> Float[np.ndarray, "classes classes"]:
     counts = np.zeros((classes, classes))
     np.add.at(counts, (predictions.labels, predictions.logits[:, -1].argmax(-1)), 1)
     return counts / counts.sum(axis=1, keepdims=True)
+
+
+def by_confidence(predictions: Predictions) -> Int[np.ndarray, "2 bins"]:
+    """How many answers are right, and how many there are, by their probability.
+
+    That is the largest one of the softmax over all classes, after the last step, in `BINS` equal
+    bins from 0 to 1.
+    """
+    logits = predictions.logits[:, -1].astype(np.float64)
+    confidence = np.exp(logits.max(axis=-1) - np.logaddexp.reduce(logits, axis=-1))
+    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1).ravel()
+    right = (logits.argmax(axis=-1) == predictions.labels).ravel()
+    return np.stack([np.bincount(bins[right], minlength=BINS), np.bincount(bins, minlength=BINS)])
+
+
+def by_group(
+    predictions: Predictions, members: Bool[np.ndarray, "episodes queries"]
+) -> Int[np.ndarray, "2 classes"]:
+    """How many of some queries are recognised, and how many there are, by class."""
+    right = predictions.logits[:, -1].argmax(axis=-1) == predictions.labels
+    classes = predictions.logits.shape[-1]
+    return np.stack(
+        [
+            np.bincount(predictions.labels[chosen], minlength=classes)
+            for chosen in (members & right, members)
+        ]
+    )

@@ -51,7 +51,7 @@ def convergence(path: Path, results: dict) -> None:
     axes[0, 0].set_title("meta-training")
     axes[1, 0].set_xlabel("meta-step")
     if tested:
-        axes[0, 1].legend(title="batch norm")
+        axes[0, 1].legend()
         axes[0, 1].set_title(f"adaptation, {results['episodes']} episodes")
         axes[1, 1].set_xlabel("inner step")
     for axis in axes[1]:
@@ -72,14 +72,14 @@ def convergence(path: Path, results: dict) -> None:
 
 
 def confusion(path: Path, classes: Sequence[str], results: dict) -> None:
-    """Confusion matrices of both batch-norm modes; rows are true classes and add up to 100%.
+    """Confusion matrices of both modes, inductive first; rows are true classes and add up to 100%.
 
     Args:
         path: PNG file to write.
         classes: names in the order of the outputs.
         results: the content of `results.json`.
     """
-    modes = ("transductive", "inductive")
+    modes = ("inductive", "transductive")
     figure = Figure((11, 5.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, mode in zip(axes, modes, strict=True):
@@ -87,7 +87,7 @@ def confusion(path: Path, classes: Sequence[str], results: dict) -> None:
         axis.set_aspect("equal")
         axis.set_xlabel("answer")
         uar = results[mode]["uar"]
-        axis.set_title(f"{mode} batch norm, UAR {100 * uar['mean']:.1f}%")
+        axis.set_title(f"{mode}, UAR {100 * uar['mean']:.1f}%")
     axes[0].set_ylabel("true class")
     _head(figure, results, ", % of the true class's queries")
     _save(figure, path)

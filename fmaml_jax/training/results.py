@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Shaped
 from scipy import stats
 
 from fmaml_jax.common.text import text_table
-from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET
+from fmaml_jax.config import NO_TARGET
+from fmaml_jax.data.sexes import SEXES
 from fmaml_jax.training.metrics import (
     UNKNOWN,
     Predictions,
     accuracy,
+    by_confidence,
+    by_group,
     confusion,
     emotion_accuracy,
     log_loss,
@@ -26,8 +29,20 @@ def interval(per_episode: Float[np.ndarray, " episodes"]) -> dict[str, float]:
     return {"mean": round(float(np.mean(per_episode)), 6), "ci95": round(float(half), 6)}
 
 
-def summarise(predictions: Predictions, classes: Sequence[str], ways: int) -> dict:
-    """The figures of one batch-norm mode as they stand in `results.json`."""
+def summarise(
+    predictions: Predictions,
+    classes: Sequence[str],
+    ways: int,
+    sexes: Shaped[np.ndarray, "episodes queries"],
+) -> dict:
+    """The figures of one batch-norm mode as they stand in `results.json`.
+
+    Args:
+        predictions: of the test.
+        classes: emotions first.
+        ways: N.
+        sexes: of each query's speaker, one of `SEXES` or "".
+    """
     accuracies, emotion_accuracies = accuracy(predictions), emotion_accuracy(predictions, ways)
     recalls = recall(predictions)
 
@@ -47,12 +62,22 @@ def summarise(predictions: Predictions, classes: Sequence[str], ways: int) -> di
             "accuracy": np.round(accuracies.mean(axis=0), 6).tolist(),
         },
         "confusion": np.round(confusion(predictions), 6).tolist(),
+        "by_confidence": _counts(by_confidence(predictions)),
+        "by_sex": {
+            sex: _counts(by_group(predictions, sexes == sex))
+            for sex in SEXES
+            if (sexes == sex).any()
+        },
         "by_episode": {
             "accuracy": np.round(accuracies[:, -1], 6).tolist(),
             "emotion_accuracy": np.round(emotion_accuracies[:, -1], 6).tolist(),
             "uar": np.round(recalls[:, -1].mean(axis=-1), 6).tolist(),
         },
     }
+
+
+def _counts(found: Int[np.ndarray, "2 parts"]) -> dict[str, list[int]]:
+    return {"right": found[0].tolist(), "of": found[1].tolist()}
 
 
 def embed(logits: Float[np.ndarray, "clips classes"]) -> list[list[float]]:
@@ -83,7 +108,11 @@ def table(results: dict[str, Any]) -> str:
     rows: list[tuple[str, ...]] = [
         ("", f"all {results['ways'] + results['fixed']} classes", "emotions alone", "UAR")
     ]
-    for mode in BATCH_NORM_MODES:
+    # Where no answer depends on other queries, the two modes are one.
+    modes = ["inductive"]
+    if results["transductive"] != results["inductive"]:
+        modes.append("transductive")
+    for mode in modes:
         shown = [(run_name, results[mode])]
         if len(results[mode]["by_inner_step"]["accuracy"]) > 1:
             shown.append(("  without adaptation", results[mode]["before_adaptation"]))
@@ -94,5 +123,10 @@ def table(results: dict[str, Any]) -> str:
     lines = [text_table(rows)]
     if not results["knows_fixed_classes"]:
         lines.append("the method cannot know the fixed classes: they are in no support it has")
+    if len(modes) > 1:
+        lines.append(
+            "inductive: an answer depends on its clip and the support; transductive: on the other "
+            "queries too"
+        )
     lines.append(f"accuracy in %; ± is the 95% interval over {results['episodes']} episodes")
     return "\n".join(lines)

@@ -2,13 +2,15 @@
 
 import contextlib
 import json
+import os
 import platform
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import take_lock, whole_file
@@ -30,10 +32,26 @@ def recorded_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**settings_of(Config()), **record["config"]}
 
 
+def _commit() -> dict[str, str]:
+    """The commit of this checkout, "-dirty" where files differ from it; empty outside of one."""
+    root = Path(__file__).resolve().parents[2]
+    command = ["git", f"--git-dir={root / '.git'}", f"--work-tree={root}"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        done = subprocess.run(
+            [*command, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+        return {"commit": done.stdout.strip()}
+    return {}
+
+
 def describe(
     config: Config, hashes: Mapping[str, str], feature_config: Mapping, device: str
 ) -> dict[str, Any]:
-    """What `config.json` holds: settings, content hash of each data file, versions, device."""
+    """What `config.json` holds: settings, data files' content hashes, versions, device, commit."""
     return {
         "config": settings_of(config),
         "data_hashes": dict(hashes),
@@ -42,13 +60,14 @@ def describe(
             "python": platform.python_version(),
             **{package: metadata.version(package) for package in PACKAGES},
             "device": device,
+            **_commit(),
         },
     }
 
 
 @contextlib.contextmanager
 def run_folder(path: Path, description: dict[str, Any]) -> Iterator[None]:
-    """Makes the folder, or takes up one that the same config and data began, and keeps it locked.
+    """Makes the folder, or takes up one that the same config and data began, and locks it so long.
 
     Raises:
         UserError: it cannot be written, it holds something else, another process uses it, or it
@@ -56,18 +75,32 @@ def run_folder(path: Path, description: dict[str, Any]) -> Iterator[None]:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w")
+        lock_file = path / ".lock"
+        lock = lock_file.open("w")
     except OSError as error:
         raise UserError(
             f"cannot use --run_dir={path}: {error.strerror}; choose a folder that can be written"
         ) from error
     with lock:
-        if not take_lock(lock):
+        # The file of a process that ends just now is locked by nobody, and gone.
+        if not take_lock(lock) or not _is_at(lock_file, lock):
             raise UserError(
                 f"another process is at work in --run_dir={path}; wait for it or stop it"
             )
-        _claim(path, description)
-        yield
+        try:
+            _claim(path, description)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                lock_file.unlink()
+
+
+def _is_at(path: Path, file: IO[Any]) -> bool:
+    """Whether an open file is the one that stands at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _claim(path: Path, description: dict[str, Any]) -> None:

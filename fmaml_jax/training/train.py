@@ -39,7 +39,7 @@ from fmaml_jax.training.devices import (
     split_tasks,
     to_devices,
 )
-from fmaml_jax.training.evaluate import gather, predict_episodes
+from fmaml_jax.training.evaluate import Programs, gather, predict_episodes
 from fmaml_jax.training.metrics import accuracy, log_loss
 from fmaml_jax.training.run_folder import seed_folders
 
@@ -94,7 +94,13 @@ class StepMetrics(NamedTuple):
 
 def init_seeds(learner: Learner, seeds: Sequence[int]) -> Params:
     """The learner's first parameters for each seed, with a leading axis `seeds`."""
-    return jax.vmap(learner.init)(jax.vmap(jax.random.key)(jnp.asarray(seeds)))
+    # Random numbers are drawn once a run, and take four times as long to compile optimised.
+    options = {"xla_backend_optimization_level": "1"}
+
+    def init(seed: Array) -> Params:
+        return learner.init(jax.random.key(seed))
+
+    return jax.jit(jax.vmap(init), compiler_options=options)(np.asarray(seeds))
 
 
 def make_update(
@@ -141,7 +147,8 @@ def train(
     config: Config,
     learner: Learner,
     layout: Layout,
-    predict_batch: Callable[..., tuple[Array, Array]],
+    programs: Programs,
+    params: Params,
     features: Float[Array, "clips time coeffs"],
     scale: Scale,
     split: Split,
@@ -154,7 +161,8 @@ def train(
         config: the run's settings.
         learner: the method.
         layout: how a batch of tasks is computed.
-        predict_batch: jitted predictions (`evaluate.make_predict`), for validation.
+        programs: of predictions (`evaluate.make_programs`), for validation.
+        params: where each seed starts (`init_seeds`).
         features: all clips, standardised, on every device.
         scale: what they were standardised by; kept in the checkpoint, for new clips.
         split: pools of clips.
@@ -171,25 +179,25 @@ def train(
     """
     # ---- state: new, or as the last checkpoint has it
     optimizer = learner.optimizer(config.outer_lr)
-    params = init_seeds(learner, config.seeds)
     place = replicated(layout.mesh)
-    state = jax.device_put(State(params, optimizer.init(params)), place)
+    state = jax.device_put(State(params, jax.jit(optimizer.init)(params)), place)
+
+    @partial(jax.jit, out_shardings=place)
+    def choose(better: Array, new: Selected, old: Selected) -> Selected:
+        def leaf(new: Array, old: Array) -> Array:
+            return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+
+        return jax.tree.map(leaf, new, old)
 
     def keep_best(val_accuracies: Sequence[float] | None, meta_step: int) -> Selected:
         """The best states so far; without validation the later one is taken for the better."""
         if val_accuracies is None:
-            now = np.full_like(selected.val_accuracy, np.nan)
-            better = np.ones(len(now), bool)
+            now, better = np.full(seeds, np.nan, np.float32), np.ones(seeds, bool)
         else:
             now = np.asarray(val_accuracies, np.float32)
-            better = now > selected.val_accuracy
-
-        def choose(new: AnyArray, old: Array) -> Array:
-            return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
-
-        steps = np.full_like(selected.step, meta_step)
-        best = jax.tree.map(choose, Selected(state.params, now, steps), selected)
-        return jax.device_put(best, place)
+            better = now > np.asarray(selected.val_accuracy)
+        steps = np.full(seeds, meta_step, np.int32)
+        return choose(better, Selected(state.params, now, steps), selected)
 
     seeds = len(config.seeds)
     start = Selected(state.params, np.full(seeds, -1, np.float32), np.zeros(seeds, np.int32))
@@ -215,7 +223,7 @@ def train(
 
     def validate() -> list[tuple[float, float]]:
         of_seeds = predict_episodes(
-            predict_batch,
+            programs,
             layout,
             state.params,
             features,
@@ -226,6 +234,7 @@ def train(
             episodes=config.val_episodes,
             modes=(config.batch_norm,),
             groups=split.groups,
+            last=True,
         )[config.batch_norm]
         return [(log_loss(p)[:, -1].mean(), accuracy(p)[:, -1].mean()) for p in of_seeds]
 
