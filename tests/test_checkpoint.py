@@ -1,11 +1,11 @@
 """What enrolment starts from: the selected parameters of a run, or a sentence why not."""
 
 import errno
-import gc
 import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,10 @@ import orbax.checkpoint as ocp
 import pytest
 
 from fmaml_jax.audio.features import FEATURES
+from fmaml_jax.common import archive
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.recognition.checkpoint import load_start
+from fmaml_jax.recognition import checkpoint
+from fmaml_jax.recognition.checkpoint import SHIPPED, chosen_start, load_start, save_start
 from fmaml_jax.training.checkpoints import SUMS, newest_intact
 
 
@@ -115,7 +117,6 @@ def test_the_checkpoint_before_a_damaged_one_serves(folder, start, capsys):
     assert "checkpoints/21 is damaged; the checkpoint before it is taken" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_checkpoint_without_checksums_is_read_and_its_damage_is_a_sentence(folder, start):
     newest = folder / "checkpoints" / "20"
     (newest / SUMS).unlink()
@@ -123,7 +124,6 @@ def test_a_checkpoint_without_checksums_is_read_and_its_damage_is_a_sentence(fol
     empty(newest / "default" / "manifest.ocdbt")
     with pytest.raises(UserError, match="is damaged or of another version"):
         load_start(folder)
-    gc.collect()  # Orbax's other reads end in its closed event loop, which is of no other test
 
 
 def test_checksums_are_those_of_sha256sum(trained):
@@ -152,3 +152,91 @@ def test_no_checkpoint(folder):
     (folder / "checkpoints").mkdir()
     with pytest.raises(UserError, match="has no intact checkpoint"):
         load_start(folder)
+
+
+@pytest.fixture
+def file(tmp_path, start):
+    save_start(tmp_path / "start.npz", start)
+    return tmp_path / "start.npz"
+
+
+def rewrite(file, entries=(), **changes):
+    """The file with other entries or arrays, its content hash made anew."""
+    arrays, _ = archive.read(file, "")
+    record = json.loads(str(arrays["start"]))
+    text = json.dumps({**record, **dict(entries)})
+    archive.write(file, {**arrays, "start": np.asarray(text), **changes})
+
+
+def test_a_file_is_the_start_of_its_run(file, start, tmp_path):
+    again = load_start(file)
+    assert again.config == replace(start.config, run_dir="")
+    for name in ("digest", "feature_config", "versions", "emotions", "fixed"):
+        assert getattr(again, name) == getattr(start, name)
+    for one, other in zip(again.scale, start.scale, strict=True):
+        np.testing.assert_array_equal(one, other)
+    save_start(tmp_path / "again.npz", again)
+    assert (tmp_path / "again.npz").read_bytes() == file.read_bytes()
+
+
+def test_damage_to_a_file_is_noticed(file):
+    flip(file)
+    with pytest.raises(UserError, match=r"content hash does not match|not a readable"):
+        load_start(file)
+
+
+@pytest.mark.parametrize(
+    ("entries", "arrays", "sentence"),
+    [
+        ({"format": 2}, {}, "has format 2 and this code reads format 1"),
+        ({"config": {"colour": "red"}}, {}, "another version of fmaml_jax.*colour"),
+        ({"config": {"network": "cnn"}}, {}, "only fmaml with fourier or linear"),
+        ({"config": {"network": "linear", "emotions": "joy"}}, {}, "its emotions cannot be"),
+        ({"config": []}, {}, "does not follow the format"),
+        ({}, {"head": np.zeros((3, 5), np.float32)}, "other parameters than its settings say"),
+        ({}, {"head": np.full((650, 5), np.nan, np.float32)}, "no finite numbers"),
+        ({}, {"mean": np.zeros(3, np.float32)}, "do not fit together"),
+        ({}, {"start": np.asarray("[]")}, "is no start; give the folder of a run"),
+    ],
+)
+def test_a_file_that_is_no_start_is_a_sentence(file, entries, arrays, sentence):
+    rewrite(file, entries, **arrays)
+    with pytest.raises(UserError, match=sentence):
+        load_start(file)
+
+
+def test_another_file_is_no_start(tmp_path):
+    archive.write(tmp_path / "my.model", {"model": np.asarray("{}")})
+    with pytest.raises(UserError, match=r"my\.model is no start; give the folder of a run"):
+        load_start(tmp_path / "my.model")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_starts_that_come_with_the_package(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "describer", lambda *_: None)  # of weights that are elsewhere
+    start = load_start(name)
+    assert start.emotions == ("anger", "disgust", "fear", "happiness", "sadness")
+    assert start.fixed == ("neutral", "silence")
+    assert start.config.target == "none"
+    sources = {Path(path).stem for path in start.config.data}
+    assert sources == {"cremad", "emodb", "silence"}  # whose licences allow it
+
+
+def test_the_start_in_the_box_that_hears_with_an_encoder_asks_for_it(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"campplus\.npz does not exist; get it with `python -m"):
+        load_start("encoder")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "encoder_given", "name", "said"),
+    [
+        ("", False, "descriptors", "The start is `descriptors`, which comes with fmaml_jax"),
+        ("", True, "encoder", "The start is `encoder`, which comes with fmaml_jax"),
+        ("runs/start", True, "runs/start", ""),
+    ],
+)
+def test_the_start_that_is_taken(checkpoint, encoder_given, name, said, capsys):
+    assert chosen_start(checkpoint, encoder_given) == name
+    assert capsys.readouterr().out.startswith(said)
