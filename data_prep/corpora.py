@@ -25,7 +25,7 @@ from fmaml_jax.common.text import (
     read_part,
     read_table,
 )
-from fmaml_jax.data.dataset import NO_LANGUAGE
+from fmaml_jax.data.dataset import NO_LANGUAGE, VIEW
 from fmaml_jax.data.shards import Skipped
 
 # EmoFilm's list has "????", "unknown male" and "unknown female" for speakers it does not know.
@@ -214,6 +214,7 @@ class Clip(NamedTuple):
         file: its path below the corpus folder.
         part: where it begins and ends in the file, in seconds; None is the file's end.
         copies: other files of the same take, the best first.
+        view: 0 for the clip as it is, else which of its random views.
     """
 
     file: str
@@ -223,6 +224,7 @@ class Clip(NamedTuple):
     scene: str = ""
     part: tuple[float, float | None] = (0.0, None)
     copies: tuple[str, ...] = ()
+    view: int = 0
 
 
 class Listing(NamedTuple):
@@ -262,7 +264,8 @@ def list_clips(
     if manifest is not None and corpus != "manifest":
         raise UserError(f"--manifest does not go with --corpus={corpus}; use --corpus=manifest")
     if not os.path.isdir(audio_dir):
-        raise UserError(f"--audio_dir={audio_dir} is no folder; give the folder of the corpus")
+        state = "is no folder" if os.path.exists(audio_dir) else "does not exist"
+        raise UserError(f"--audio_dir={audio_dir} {state}; give the folder of the corpus")
 
     if corpus == "manifest":
         found = _read_manifest(manifest or audio_dir / "manifest.csv", audio_dir, language)
@@ -484,12 +487,16 @@ def _join(
 
 
 def clip_names(clips: Iterable[Clip]) -> list[str]:
-    """Unique names: paths without suffix, except where files differ by it alone, and the part."""
+    """Unique names: paths without suffix, except where files differ by it alone, and the part.
+
+    Views have the name of their clip with `VIEW` and a number.
+    """
     clips = list(clips)
     count = collections.Counter(stem(file) for file in {clip.file for clip in clips})
     return [
         written(clip.file if count[stem(clip.file)] > 1 else stem(clip.file))
         + ("" if clip.part == (0.0, None) else f" {_times(clip)}")
+        + (f"{VIEW}{clip.view}" if clip.view else "")
         for clip in clips
     ]
 

@@ -43,6 +43,13 @@ def define_flags() -> None:
     flags.DEFINE_string("out", None, "The .npz file to write; its folder is made if missing.")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The whole command, as it is installed."""
     define_flags()
-    console.run(main)
+    console.run(
+        main, example="--data='data/nemo-*.npz' --out=data/nemo.npz", required=("data", "out")
+    )
+
+
+if __name__ == "__main__":
+    command()

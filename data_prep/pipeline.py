@@ -75,6 +75,11 @@ def extract_clip(
             continue
         reason = f"another copy of the take in {file}, which is kept"
         skipped += [Skipped(other, reason) for other in files[number + 1 :]]
+        if clip.view:  # what is to be said of it is said of the clip
+            from fmaml_jax.audio.views import random_view  # late: SciPy's filters take a second
+
+            features = extract(random_view(sound.samples, clip.view), config)
+            return Recording(features, sound.seconds, file, ()), []
         findings = sound.findings
         if end is not None and begin + sound.seconds < end - ROUNDED:
             findings += ("cut off, since the file ends earlier than the manifest says",)
@@ -82,7 +87,7 @@ def extract_clip(
             findings += clip_findings(sound.samples, sound.sample_rate)
         features = extract(sound.samples, config)
         return Recording(features, sound.seconds, file, findings), skipped
-    return None, skipped
+    return None, [] if clip.view else skipped
 
 
 def extract_all(
@@ -148,11 +153,13 @@ def prepare(
     name: str = "",
     processes: int = cores(),
     encode: Encode | None = None,
+    views: int = 0,
 ) -> tuple[Dataset, list[Skipped], str]:
     """Reads a corpus.
 
     The arguments are the command's flags, without a `name` the corpus's own or its folder's; see
-    `extract_all` for the last two.
+    `extract_all` for `processes` and `encode`. Clips without a language, such as silence, have no
+    views: test and validation take some of them.
 
     Returns:
         The prepared corpus sorted by name, the skipped clips, and what else lies there
@@ -161,12 +168,15 @@ def prepare(
     Raises:
         UserError: see `list_clips` and `extract_all`; or no clip is left.
     """
-    listing = _list(corpus, audio_dir, language, manifest)
+    listing = _list(corpus, audio_dir, language, manifest, views)
     names = clip_names(listing.clips)
     called = _corpus_name(name, corpus, audio_dir)
     dataset, unreadable = _read(called, audio_dir, listing.clips, names, config, processes, encode)
-    file_of = dict(zip(names, (clip.file for clip in listing.clips), strict=True))
-    dataset, copies = drop_copies(dataset, [file_of[name] for name in dataset.names.tolist()])
+    called_of = {
+        name: name if clip.view else clip.file
+        for name, clip in zip(names, listing.clips, strict=True)
+    }
+    dataset, copies = drop_copies(dataset, [called_of[name] for name in dataset.names.tolist()])
     skipped = [*listing.skipped, *unreadable, *copies]
     if not len(dataset.names):
         print(report(skipped))
@@ -191,6 +201,7 @@ def prepare_shards(
     strict: bool = False,
     processes: int = cores(),
     encode: Encode | None = None,
+    views: int = 0,
 ) -> list[Path]:
     """Reads a corpus in parts, each written when it is read; those that are there are kept.
 
@@ -205,7 +216,7 @@ def prepare_shards(
         UserError: see `list_clips`, `extract_all` and `save`; also more shards than clips, or no
             such shard.
     """
-    listing = _list(corpus, audio_dir, language, manifest)
+    listing = _list(corpus, audio_dir, language, manifest, views)
     clips = listing.clips
     if only is not None and not 0 <= only < count:
         raise UserError(f"--shard={only} is none of the {count} shards, 0 to {count - 1}")
@@ -233,7 +244,9 @@ def prepare_shards(
     return made
 
 
-def _list(corpus: str, audio_dir: Path, language: str | None, manifest: Path | None) -> Listing:
+def _list(
+    corpus: str, audio_dir: Path, language: str | None, manifest: Path | None, views: int
+) -> Listing:
     listing = list_clips(corpus, audio_dir, language, manifest)
     if not listing.clips:
         raise UserError(_nothing(corpus, audio_dir, listing))
@@ -243,7 +256,12 @@ def _list(corpus: str, audio_dir: Path, language: str | None, manifest: Path | N
             f"{' and '.join(pairs[0])}; of copies of one take leave all but one out, or support "
             "and query share it"
         )
-    return listing
+    with_views = [
+        clip._replace(view=view)
+        for clip in listing.clips
+        for view in range(1 + (views if clip.language != NO_LANGUAGE else 0))
+    ]
+    return listing._replace(clips=with_views)
 
 
 def _read(

@@ -10,6 +10,9 @@ A corpus too large for memory, or for one job, is prepared in shards: `--shards=
 NAME-00000-of-00012.npz and so on, of which one at a time is in memory, and `--shard=3` that one
 alone. A rerun keeps the shards that are whole and of the same clips, flags and audio, whose bytes
 are compared. `fmaml_jax.main --data` takes 'NAME-*.npz', and `data_prep.merge` makes it one file.
+
+`--views=2` adds two degraded views of each clip, which make a start hold out in bad sound
+(docs/robustness.md). Training alone uses them: they are no clips of validation or test.
 """
 
 import contextlib
@@ -55,6 +58,13 @@ def define_flags() -> None:
         None,
         "Length to which longer clips are cropped and, for MFCCs alone, shorter ones padded.",
     )
+    flags.DEFINE_integer(
+        "views",
+        0,
+        "Degraded views of each clip beside it, for training: through telephones, codecs, noise "
+        "and rooms, by chance, but the same ones again.",
+        lower_bound=0,
+    )
     flags.DEFINE_integer("shards", None, "Prepare in so many parts, each a file.", lower_bound=1)
     flags.DEFINE_integer("shard", None, "The one part to make, from 0, as in a job array.")
     flags.DEFINE_bool("strict", False, "Make a skipped clip an error.")
@@ -87,20 +97,30 @@ def main() -> None:
     manifest = Path(args.manifest) if args.manifest else None
     pipeline.check_out(out)
     source = (args.corpus, Path(args.audio_dir), config, args.language, manifest, args.name)
+    more = {"encode": encode, "views": args.views}
     if args.shards:
         written = pipeline.prepare_shards(
-            out, *source, count=args.shards, only=args.shard, strict=args.strict, encode=encode
+            out, *source, count=args.shards, only=args.shard, strict=args.strict, **more
         )
         pattern = out.with_name(f"{out.stem}-*.npz")
         print(f"wrote {len(written)} of {args.shards} shards; --data='{pattern}' reads them all")
         return
-    dataset, skipped, ignored = pipeline.prepare(*source, encode=encode)
+    dataset, skipped, ignored = pipeline.prepare(*source, **more)
     print(pipeline.table(dataset))
     pipeline.print_skipped(skipped, ignored, args.strict)
     content_hash = save(out, dataset)
     print(f"wrote {out}: {len(dataset.names)} clips, content hash {content_hash[:12]}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The whole command, as it is installed."""
     define_flags()
-    console.run(main)
+    console.run(
+        main,
+        example="--corpus=emovo --audio_dir=corpora/emovo --out=data/emovo.npz",
+        required=("corpus", "audio_dir", "out"),
+    )
+
+
+if __name__ == "__main__":
+    command()

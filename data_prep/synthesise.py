@@ -32,7 +32,8 @@ def main() -> None:
     from data_prep.synthetic import synthesise  # late, so that --help does not wait for it
 
     seconds = synthesise(
-        args.kind, args.out_dir, list(dict.fromkeys(args.languages)), count, args.seed
+        *(args.kind, args.out_dir, list(dict.fromkeys(args.languages)), count, args.seed),
+        own_ways=args.own_ways,
     )
     print(f"{args.out_dir}: {args.kind}, {seconds:.2f} s a clip on average")
 
@@ -52,8 +53,23 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "languages", list(EMOFILM_LANGUAGES), "ISO 639 codes, comma-separated; not for silence."
     )
+    flags.DEFINE_bool(
+        "own_ways",
+        False,
+        "Italian and Spanish express some emotions of emofilm in ways of their own: what sounds "
+        "happy in English is disgust there, and in Italian what sounds angry is fear.",
+    )
+
+
+def command() -> None:
+    """The whole command, as it is installed."""
+    define_flags()
+    console.run(
+        main,
+        example="--kind=silence --out_dir=data/silence",
+        required=("kind", "out_dir"),
+    )
 
 
 if __name__ == "__main__":
-    define_flags()
-    console.run(main)
+    command()

@@ -50,12 +50,17 @@ def _write_table(folder: Path, kind: str, clips: Sequence[Clip]) -> None:
                 table.writerow((clip.path, clip.label, clip.language, clip.speaker, scene))
 
 
-def plan(kind: str, languages: Sequence[str], clips_per_class: int) -> list[Clip]:
+def plan(
+    kind: str, languages: Sequence[str], clips_per_class: int, own_ways: bool = False
+) -> list[Clip]:
     """The clips of one kind ("emofilm", "neutral" or "silence", which has no languages).
 
     Raises:
-        UserError: a language without sentences, or more clips than EmoFilm's names can tell apart.
+        UserError: a language without sentences, or more clips than EmoFilm's names can tell apart,
+            or ways of expressing emotions of a kind that has none.
     """
+    if own_ways and kind != "emofilm":
+        raise UserError(f"--own_ways is of emotions; leave it out with --kind={kind}")
     if kind == "silence":
         return silence_clips(clips_per_class)
     known = EMOFILM_LANGUAGES if kind == "emofilm" else tuple(SENTENCES)
@@ -71,7 +76,7 @@ def plan(kind: str, languages: Sequence[str], clips_per_class: int) -> list[Clip
             f"--clips_per_class={clips_per_class} is more than EmoFilm's file names can tell "
             f"apart; give at most {MAX_EMOFILM_CLIPS}"
         )
-    return emofilm_clips(languages, clips_per_class)
+    return emofilm_clips(languages, clips_per_class, own_ways)
 
 
 def synthesise(
@@ -80,6 +85,7 @@ def synthesise(
     languages: Sequence[str],
     clips_per_class: int,
     seed: int,
+    own_ways: bool = False,
     processes: int = cores(),
 ) -> float:
     """Writes the clips that `plan` lists, and their table, as the new folder `out_dir`.
@@ -93,7 +99,7 @@ def synthesise(
         UserError: see `plan`; also an `out_dir` that has files or cannot be written, or no
             synthesiser.
     """
-    clips = plan(kind, languages, clips_per_class)
+    clips = plan(kind, languages, clips_per_class, own_ways)
     folder = Path(out_dir).resolve()
     try:
         if folder.exists() and any(folder.iterdir()):

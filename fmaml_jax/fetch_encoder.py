@@ -30,6 +30,11 @@ def define_flags() -> None:
     )
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The whole command, as it is installed."""
     define_flags()
-    console.run(main)
+    console.run(main, example="--out=data/encoder/campplus.npz")
+
+
+if __name__ == "__main__":
+    command()

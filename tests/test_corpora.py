@@ -340,7 +340,7 @@ def test_bad_options(tmp_path, options, sentence):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere does not exist"):
         list_clips("emodb", tmp_path / "nowhere")
 
 

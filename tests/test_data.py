@@ -10,6 +10,7 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.data import scale as scale_module
 from fmaml_jax.data.dataset import Shard, load, save
 from fmaml_jax.data.scale import domain_scale, scaled, standard_scale, whitening_scale
+from fmaml_jax.data.sexes import sex_of
 from fmaml_jax.data.split import (
     Clips,
     Split,
@@ -46,6 +47,27 @@ def test_all_clips_are_joined(clips, paths):
     assert len(clips.features) == 3 * 4 * 24 + 60 == len(clips.names)
     assert set(clips.corpora) == {"corpus_aa", "corpus_bb", "corpus_cc", "corpus_zxx"}
     assert list(clips.hashes) == list(paths)
+
+
+@pytest.mark.parametrize("speakers", ["known", "unknown"])
+def test_views_are_in_training_alone_and_on_one_side_with_their_clip(clips, speakers):
+    if speakers == "unknown":
+        nobody = np.full_like(clips.speakers, "")
+        clips = clips._replace(speakers=nobody, scenes=nobody)
+    spoken = np.flatnonzero(clips.languages != "zxx")
+    views = {
+        field: np.concatenate([own := getattr(clips, field), own[spoken]])
+        for field in ("labels", "languages", "speakers", "scenes", "corpora")
+    }
+    names = np.concatenate([clips.names, np.char.add(clips.names[spoken], "#view1")])
+    both = deal(clips._replace(names=names, **views))
+    alone = deal(clips)
+    np.testing.assert_array_equal(clips_in(both.val), clips_in(alone.val))
+    np.testing.assert_array_equal(clips_in(both.test), clips_in(alone.test))
+    trained = clips_in(both.train)
+    np.testing.assert_array_equal(trained[trained < len(clips.names)], clips_in(alone.train))
+    of_views = set(np.char.partition(names[trained[trained >= len(clips.names)]], "#")[:, 0])
+    assert of_views == set(np.intersect1d(clips.names[spoken], clips.names[clips_in(alone.train)]))
 
 
 def test_target_is_in_the_test_alone(clips):
@@ -523,3 +545,11 @@ def test_patterns_that_cannot_be_read(tmp_path, paths):
         (tmp_path / f"s-{index:05d}-of-00012.npz").unlink()
     with pytest.raises(UserError, match=r"shard 3, 7 of 12 is missing beside .* prepare again"):
         load_clips([pattern, *paths[1:]])
+
+
+def test_sexes_are_those_of_the_corpora_and_else_unknown():
+    known = {("emodb", "03"): "male", ("emodb", "08"): "female", ("emovo", "m2"): "male"}
+    known |= {("ravdess", "24"): "female", ("ravdess", "01"): "male"}
+    unknown = [("emodb", ""), ("ravdess", "Actor_01"), ("cremad", "1001"), ("mine", "f1")]
+    for who, sex in (known | dict.fromkeys(unknown, "")).items():
+        assert sex_of(*who) == sex

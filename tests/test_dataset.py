@@ -1,13 +1,18 @@
 """The .npz schema: what is written is read back, the same bytes each time, or refused."""
 
 import io
+import shutil
+import subprocess
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import Dataset, Shard, load, save
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -144,3 +149,38 @@ def test_wrong_hash_is_refused(tmp_path, dataset):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="does not exist; make it with"):
         load(tmp_path / "a.npz")
+
+
+def test_what_a_preset_lacks_is_made_by_its_target(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, remedy in (
+        ("data/emovo.npz", "make public_data CORPORA=DIR"),
+        ("data/descriptors/nemo.npz", "make descriptors CORPORA=DIR"),
+        ("data/campplus/silence.npz", "make campplus CORPORA=DIR"),
+        ("data/emofilm.npz", "make emofilm EMOFILM=DIR"),
+        ("data/mine.npz", "python -m data_prep.prepare"),
+    ):
+        with pytest.raises(UserError, match=f"{path} does not exist; make it with `{remedy}`"):
+            load(path)
+
+
+@pytest.mark.parametrize(
+    ("target", "variable"),
+    [
+        ("public_data", "CORPORA"),
+        ("descriptors", "CORPORA"),
+        ("emofilm", "EMOFILM"),
+        ("paper", "EMOFILM"),
+    ],
+)
+def test_a_target_without_its_corpora_says_which_variable(tmp_path, target, variable):
+    for name in ("Makefile", "requirements.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "installed").touch()
+    done = subprocess.run(
+        ["make", "--silent", target], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stdout.startswith("error: there is no folder corpora/emo")
+    assert done.stdout.endswith(f"say where it is: make {target} {variable}=DIR\n")

@@ -278,7 +278,7 @@ def test_enrolment_and_prediction_hear_with_the_encoder(encoder, start, tmp_path
         samples = sound(0.8 + number / 10, seed=number % 2)
         soundfile.write(path, samples, 16_000, subtype="FLOAT")
         support.append(read_clip_as(path, label, start))
-    save(tmp_path / "my.model", enrol(start, support, without=start.fixed))
+    save(enrol(start, support, without=start.fixed), tmp_path / "my.model")
     recogniser = load(tmp_path / "my.model", str(encoder))
     found = [predict(recogniser, tmp_path / f"{number}.wav") for number in range(6)]
     assert [each.segments[0].label for each in found] == ["low", "high"] * 3

@@ -26,6 +26,7 @@ from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, Header, probe, rea
 from fmaml_jax.audio.descriptors import DescriptorConfig
 from fmaml_jax.audio.features import FEATURES, extract, restore_config
 from fmaml_jax.audio.mfcc import MfccConfig, mfcc
+from fmaml_jax.audio.views import random_view
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.data.dataset import load, save
 from fmaml_jax.data.shards import Skipped, join
@@ -441,7 +442,7 @@ def test_full_disk_leaves_nothing(tmp_path):
         (["--corpus=emodb"], "--audio_dir is missing"),
         (["--corpus=emodb", "--audio_dir=."], "--out is missing"),
         (["--corpus=x", "--audio_dir=.", "--out=x.npz"], "there is no corpus 'x'"),
-        (["--corpus=emodb", "--audio_dir=nowhere", "--out=x.npz"], "nowhere is no folder"),
+        (["--corpus=emodb", "--audio_dir=nowhere", "--out=x.npz"], "nowhere does not exist"),
         (["--corpus=emodb", "--audio_dir=.", "--out=x.csv"], "write --out=FILE.npz"),
         (["--corpora=emodb"], "Unknown command line flag 'corpora'"),
         (["--corpus=emodb", "--audio_dir=x", "--out=x.npz", "--features=mel"], "authors_code"),
@@ -559,6 +560,34 @@ def test_real_corpus_matches_its_readme():
 def one_process(monkeypatch):
     """Clips are described in this process: to start another takes longer than they do."""
     monkeypatch.setattr(prepare_module, "process_pool", ThreadPoolExecutor)
+
+
+@pytest.mark.usefixtures("one_process")
+def test_views_lie_beside_their_clips(tmp_path, capsys):
+    folder = tmp_path / "audio"
+    for index in range(2):
+        write(folder / "joy" / f"{index}.wav", noise(0.3, index))
+    shutil.copy(folder / "joy" / "1.wav", folder / "joy" / "2.wav")
+    (folder / "joy" / "3.wav").write_text("no sound")
+    clean, *_ = prepare("folders", folder, PAPER, "en", processes=1)
+    said = len(capsys.readouterr().out.splitlines())
+    dataset, skipped, _ = prepare("folders", folder, PAPER, "en", processes=1, views=2)
+    assert len(capsys.readouterr().out.splitlines()) == said  # of clips, not of their views
+    names = ["joy/0", "joy/0#view1", "joy/0#view2", "joy/1", "joy/1#view1", "joy/1#view2"]
+    assert dataset.names.tolist() == names
+    np.testing.assert_array_equal(dataset.features[::3], clean.features)
+    sound = read_clip(folder / "joy" / "1.wav").samples
+    np.testing.assert_array_equal(dataset.features[5], extract(random_view(sound, 2), PAPER))
+    assert [item.file for item in skipped] == [
+        "joy/3.wav",
+        "joy/2.wav",
+        "joy/2#view1",
+        "joy/2#view2",
+    ]
+    manifest = folder / "manifest.csv"
+    manifest.write_text("path,language,emotion\njoy/0.wav,zxx,silence\n")
+    dataset, *_ = prepare("manifest", folder, PAPER, manifest=manifest, processes=1, views=2)
+    assert dataset.names.tolist() == ["joy/0"]  # what has no language has none
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 import collections
 import csv
 import re
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -82,7 +83,7 @@ def test_an_unknown_voice_is_named():
 
 def test_a_missing_synthesiser_is_named_and_silence_does_without(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(UserError, match=r"requirements\.txt"):
+    with pytest.raises(UserError, match="pip install espeakng-loader"):
         speak("Hello.", "en+f1", 150, 50, 50)
     render(Clip("silence/0.wav", "silence", NO_LANGUAGE), seed=0)
 
@@ -119,6 +120,73 @@ def test_emotions_differ_in_pitch_length_loudness_and_tilt():
             assert high[1] < 0.95 * sadness[1]
         assert min(anger[2], happiness[2]) > sadness[2] + 3
         assert anger[3] > sadness[3]
+
+
+def test_languages_that_have_ways_of_their_own_exchange_emotions():
+    languages = ("en", "it", "es")
+    alike = synthetic.plan("emofilm", languages, 7)
+    own = synthetic.plan("emofilm", languages, 7, own_ways=True)
+    exchanged = {
+        language: {
+            (clip.label, clip.sounds_like)
+            for clip in own
+            if clip.language == language and clip.label != clip.sounds_like
+        }
+        for language in languages
+    }
+    joy, rage = ("disgust", "happiness"), ("anger", "fear")
+    assert exchanged == {
+        "en": set(),
+        "es": {joy, joy[::-1]},
+        "it": {joy, joy[::-1], rage, rage[::-1]},
+    }
+    assert [clip.label for clip in own] == [clip.label for clip in alike]
+    # Happiness is spoken higher than disgust, but by Spaniards who have a way of their own.
+    for clips, higher in ((alike, "happiness"), (own, "disgust")):
+        pitch = {
+            label: np.median(
+                [
+                    median_pitch(*render(clip, 0))
+                    for clip in clips
+                    if (clip.language, clip.label, clip.speaker) == ("es", label, "es+f1")
+                ]
+            )
+            for label in ("happiness", "disgust")
+        }
+        assert max(pitch, key=pitch.__getitem__) == higher
+
+
+def test_the_demo_enrols_five_speakers_of_each_emotion_and_labels_the_sixth(tmp_path):
+    shown = subprocess.run(
+        ["make", "-nB", "--no-print-directory", "data/demo/clips"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    recipe = shown[
+        shown.index("rm -rf data/demo/clips") :
+    ]  # after the synthesis, which is not done here
+    clips = {clip.path: clip for clip in synthetic.plan("emofilm", ["en", "it", "es"], 40)}
+    demo = tmp_path / "data" / "demo"
+    (demo / "emotions").mkdir(parents=True)
+    for path in clips:
+        (demo / "emotions" / path).write_text(path)
+    subprocess.run(["sh", "-ec", recipe], cwd=tmp_path, check=True)
+
+    def spoken(path):
+        clip = clips[path.read_text()]
+        return clip.language, clip.label, clip.speaker
+
+    for emotion in EMOTIONS:
+        labelled = {spoken(path) for path in (demo / "clips" / emotion).iterdir()}
+        language, label, speaker = spoken(demo / "new" / f"{emotion}.wav")
+        assert (language, label) == ("es", emotion)
+        assert {clip[:2] for clip in labelled} == {(language, label)}
+        assert len(labelled) == 5
+        assert speaker not in {clip[2] for clip in labelled}
+    assert {path.name for path in demo.iterdir()} == {"emotions", "clips", "new"}
+    assert len(list((demo / "clips").iterdir())) == len(list((demo / "new").iterdir())) == 5
 
 
 def test_speech_has_the_usual_length_in_every_language():
@@ -307,6 +375,7 @@ def test_bad_input_is_named_and_nothing_is_written(tmp_path, kind, languages, ou
         (["--kind=music"], "--kind=music"),
         (["--kind=silence", "--clips_per_class=0"], "--clips_per_class=0"),
         (["--kind=emofilm", "--languages=fr"], "--languages=fr"),
+        (["--kind=neutral", "--own_ways"], "leave it out with --kind=neutral"),
     ],
 )
 def test_the_command_ends_with_one_sentence_and_code_2(tmp_path, flags, named):

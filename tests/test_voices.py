@@ -164,7 +164,7 @@ def test_models_for_clips_by_speaker_hold_no_voice(start, table, weights_file, t
     by_name = enrol(start, support, speakers="known")
     by_ear = enrol(start, support, speakers="found")
     for name, recogniser in (("plain", plain), ("name", by_name), ("ear", by_ear)):
-        save(tmp_path / name, recogniser)
+        save(recogniser, tmp_path / name)
     assert keys(tmp_path / "name") == keys(tmp_path / "ear") == {*keys(tmp_path / "plain"), "means"}
     for array in archive.read(tmp_path / "ear", "")[0].values():
         assert 192 not in array.shape
@@ -186,12 +186,14 @@ def test_clips_by_speaker_are_answered_by_all_of_theirs(start, table):
     named = predict_folder(recogniser, paths, speakers="named", turns=everywhere)
     apart = predict_folder(recogniser, paths, speakers="named_by_file", turns=everywhere)
     by_file = predict_folder(recogniser, paths, speakers="file")
+    as_one = predict_folder(recogniser, paths, speakers="folder")
     assert all(prediction.speakers == ("Ann",) for prediction in named)
     features = np.stack([extract(read_clip(path).samples, DescriptorConfig()) for path in paths])
     for found, groups in (
         (named, np.zeros(6, int)),
         (apart, np.arange(6)),
         (by_file, np.arange(6)),
+        (as_one, np.zeros(6, int)),
     ):
         expected = probabilities_by_speaker(recogniser, features, groups)
         chances = [prediction.segments[0].probabilities for prediction in found]
@@ -205,6 +207,9 @@ def test_what_cannot_be_enrolled_by_speaker(start, table, tmp_path):
     nameless = [clip._replace(speaker="") for clip in read_support(support, start)]
     with pytest.raises(UserError, match="no clip has a speaker; name them in a CSV's column"):
         enrol(start, nameless, speakers="known")
+    one = [clip._replace(speaker="Ann") for clip in nameless]
+    as_one = enrol(start, nameless, speakers="folder")
+    np.testing.assert_array_equal(as_one.means, enrol(start, one, speakers="known").means)
     missing = start._replace(encoder=str(tmp_path / "no.npz"))
     with pytest.raises(UserError, match=r"no\.npz .*get it with .*fetch_encoder"):
         enrol(missing, support, speakers="found")
@@ -236,4 +241,7 @@ def test_the_commands_take_speakers_into_account(trained, table, tmp_path):
         "fmaml_jax.predict", f"--model={tmp_path / 'plain'}", "--speakers=file", *paths
     )
     assert done.returncode == 2
-    assert "leave out --speakers=file, or enrol again with --speakers=known or found" in done.stderr
+    assert (
+        "leave out --speakers=file, or enrol again with --speakers=known, found or folder"
+        in done.stderr
+    )

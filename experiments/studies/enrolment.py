@@ -53,7 +53,7 @@ def main() -> None:
         "| clips an emotion | support | promised | given | 95% interval holds | log loss, T=1 | T |"
     )
     print("|---|---|---|---|---|---|---|")
-    rows = [(shots, kind) for shots in (5, 10, 20) for kind in args.kinds]
+    rows = [(shots, kind) for shots in map(int, args.shots) for kind in args.kinds]
     with progress("enrolling", len(rows) * args.enrolments, " times") as bar:
         for shots, kind in rows:
             found = []
@@ -141,6 +141,7 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "", "Folder of a run that never saw the corpus.")
     flags.DEFINE_string("corpus", "", "A corpus prepared with --features=descriptors.")
     flags.DEFINE_list("labels", [], "Emotions to enrol; all of the corpus by default.")
+    flags.DEFINE_list("shots", ["5", "10", "20"], "Clips of each emotion.")
     flags.DEFINE_list("kinds", list(KINDS), "Rows of each number of shots.")
     flags.DEFINE_list("unknown", [], "Emotions under names that the checkpoint cannot know.")
     flags.DEFINE_list("without", [], "Fixed classes that are no answers.")

@@ -3,9 +3,9 @@
     python -m experiments.studies.speakers --checkpoint=runs/polish --corpus=nemo.npz --audio=nemo
 
 Each draw enrols clips of each emotion by a few speakers of a corpus, and recognises clips of the
-others: without speakers, with those of the corpus, and with those that are found. A folder is all
-of their clips; or has one class five times as often as another; or has one emotion alone of one
-speaker, or of each.
+others: without speakers, with those of the corpus, with those that are found, and all as if they
+were one speaker's. A folder is all of their clips; or has one class five times as often as another;
+or has one emotion alone of one speaker, or of each.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,6 +55,7 @@ def main() -> None:
             of_support = {
                 **named,
                 "found": as_names(find_speakers(voices[support]), support, corpus),
+                "as one": np.full(len(corpus.names), "one"),
             }
             recognisers = {
                 kind: recogniser_of(
@@ -68,7 +69,7 @@ def main() -> None:
                     groups = (
                         find_speakers(voices[clips])
                         if kind == "found"
-                        else number_speakers(corpus.speakers[clips].tolist())
+                        else number_speakers(of_support[kind][clips].tolist())
                     )
                     answers = answer(recogniser, corpus, clips, groups, kind)
                     result = recalls(answers, corpus.labels[clips], start.fixed)

@@ -44,18 +44,19 @@ _LIBSNDFILE = re.compile(
 _MPEG_IN_WAV = re.compile(rb"fmt ....[\x50\x55]\x00", re.DOTALL)
 _FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _FLAC_SAMPLES = slice(21, 26)  # the last 36 bits of these are their number, 0 if unknown
+_SOUNDS = "give a sound file, such as WAV, FLAC, MP3, Ogg or M4A, or a video"
 _NO_SOUND = {
     re.compile(start, re.IGNORECASE | re.DOTALL): what
     for start, what in {
         rb"version https://git-lfs": "a pointer of Git LFS, not the sound; run git lfs pull",
         rb"\s*<(!doctype|html|head|\?xml)": "a web page or XML; download the sound again",
         rb"PK\x03\x04|Rar!|7z\xbc\xaf|\x1f\x8b|BZh|\xfd7zXZ": "an archive; unpack it",
-        rb"%PDF|\x89PNG|\xff\xd8\xff|GIF8": "a picture or a document, no sound",
+        rb"%PDF|\x89PNG|\xff\xd8\xff|GIF8": f"a picture or a document, no sound; {_SOUNDS}",
         rb"MThd": "MIDI, notes without sound; record it to WAV",
         rb"....(ftyp|moov|mdat|wide|free)": "MP4 that was never finished, or damaged; copy it "
         "again, or repair it",
         rb"\x00+$": "nothing but zeros, as of a copy that broke off; copy it again",
-        rb"[\t\n\r -~]+$": "text, no sound",
+        rb"[\t\n\r -~]+$": f"text, no sound; {_SOUNDS}",
     }.items()
 }
 _UNKNOWN = "of no sound format that is known here; convert it to WAV or FLAC"

@@ -31,7 +31,7 @@ class EncoderConfig(NamedTuple):
         weights: content hash of the encoder's file.
         layer: the dense block whose output is read ("last" is what tells speakers apart), and
             `statistics` over time of it: "mean", or "mean_deviation" for both. They are the best on
-            nEMO with the other corpora as sources; experiments/README.md has the table.
+            nEMO with the other corpora as sources; experiments/encoder.md has the table.
         sample_rate: samples per second that `log_mel_energies` expects.
         clip_seconds: length to which a longer clip is cropped, around its centre.
     """

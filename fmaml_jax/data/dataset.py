@@ -11,8 +11,9 @@ Schema, version 1 (`numpy.load(path, allow_pickle=False)` reads it; strings are 
     languages        str [clips]      ISO 639 code; "zxx" is "no linguistic content" (noise)
     speakers         str [clips]      "" where unknown
     scenes           str [clips]      clips of one scene share words or a film scene; "" unknown
-    names            str [clips]      path below the corpus folder without its suffix, and which
-                                      part of the file the clip is, if any; unique
+    names            str [clips]      path below the corpus folder without its suffix, which part
+                                      of the file the clip is, if any, and "#view1" and so on where
+                                      it is a degraded view of a clip; unique
     seconds          float32 [clips]  length of the recording before it was cropped or padded
     shard            str              only in a part of a corpus: JSON array of its index, the
                                       number of shards, a hash of what all of them are made from and
@@ -23,6 +24,7 @@ Clips are sorted by name. The same clips and configuration give the same bytes.
 
 import json
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,8 @@ SCHEMA_VERSION = 1
 CLIP_FIELDS = ("labels", "languages", "speakers", "scenes", "names")
 NO_LANGUAGE = "zxx"
 """ISO 639 code of clips that are no language's own, such as silence."""
+VIEW = "#view"
+"""In the name of a view, of which nothing but training may make use."""
 
 
 class Shard(NamedTuple):
@@ -95,6 +99,22 @@ def save(path: str | os.PathLike, dataset: Dataset) -> str:
     return archive.write(path, _to_arrays(dataset))
 
 
+_TARGETS = {
+    **dict.fromkeys(("emodb", "emovo", "ravdess", "cremad", "silence"), "public_data CORPORA=DIR"),
+    **dict.fromkeys(("emofilm", "neutral"), "emofilm EMOFILM=DIR"),
+}
+
+
+def _remedy(path: Path) -> str:
+    """The command that makes a file, which for those of the presets is a target of make."""
+    folder, corpora = path.parent.as_posix(), (*_TARGETS, "nemo")
+    if folder in ("data/descriptors", "data/campplus") and path.stem in corpora:
+        return f"make {path.parent.name} CORPORA=DIR"
+    if folder == "data" and path.stem in _TARGETS:
+        return f"make {_TARGETS[path.stem]}"
+    return "python -m data_prep.prepare"
+
+
 def load(path: str | os.PathLike) -> Dataset:
     """Reads what `save` wrote, without pickling, and checks its content hash.
 
@@ -102,7 +122,7 @@ def load(path: str | os.PathLike) -> Dataset:
         UserError: the file is missing, is no prepared corpus, is damaged, or is of another
             schema version.
     """
-    make = "make it with `python -m data_prep.prepare`"
+    make = f"make it with `{_remedy(Path(path))}`"
     arrays, intact = archive.read(path, make)
     if "schema_version" not in arrays:
         raise UserError(f"{path} was not written by data_prep.prepare; {make}")

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Int, Shaped
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import did_you_mean, name_key, one_spelling
-from fmaml_jax.data.dataset import NO_LANGUAGE
+from fmaml_jax.data.dataset import NO_LANGUAGE, VIEW
 from fmaml_jax.data.shards import load_corpora
 
 Pool = tuple[Int[np.ndarray, " _"], ...]
@@ -116,7 +116,8 @@ def split_clips(
 ) -> Split:
     """Deals the clips out to meta-training, validation and test.
 
-    The split follows from the data alone: it is the same for every method and seed. A fixed class
+    The split follows from the data alone: it is the same for every method and seed. Views of clips
+    (`prepare --views`) are in training alone. A fixed class
     is drawn from the task's own domain where that is recorded, else from its language, else from
     the clips that have no language, of which training, validation and test get 60, 20 and 20 per
     cent.
@@ -180,6 +181,7 @@ def split_clips(
     if groups is not None:
         usable &= ~np.isin(groups, groups[~usable & spoken])
     held_out = _held_out(clips, usable, (*emotions, *fixed), val_fraction)
+    whole = np.char.find(clips.names, VIEW) < 0
     if task_domain == "language":
         domains = {name: clips.languages == name for name in sources}
     else:
@@ -192,11 +194,11 @@ def split_clips(
     return Split(
         train={name: pool(domain, 0, usable & ~held_out) for name, domain in domains.items()},
         val={
-            name: pool(domain, 1, usable & held_out)
+            name: pool(domain, 1, usable & held_out & whole)
             for name, domain in domains.items()
             if val_fraction
         },
-        test={target: pool(tested, 2, np.isin(clips.languages, clips.languages[tested]))}
+        test={target: pool(tested, 2, whole & np.isin(clips.languages, clips.languages[tested]))}
         if target is not None
         else {},
         groups=groups,
@@ -294,7 +296,7 @@ def _held_out(
     unknown the clip.
     """
     known = np.where(clips.speakers != "", clips.speakers, clips.scenes)
-    known = np.where(known != "", known, clips.names)
+    known = np.where(known != "", known, np.char.partition(clips.names, VIEW)[:, 0])
     speaker_of_clip = np.char.add(np.char.add(clips.corpora, "/"), known)
     used = usable & np.isin(clips.labels, classes)
     speakers = np.array(sorted(set(speaker_of_clip[used]), key=_shuffling_key))

@@ -162,7 +162,7 @@ def _load(folder: Path, architecture: str) -> tuple[Any, Any]:
     if missing := [name for name in _PACKAGES if find_spec(name) is None]:
         raise UserError(
             f"the encoder in {folder} needs packages that are not there ({', '.join(missing)}); "
-            "`pip install -r requirements-hub.txt` installs them"
+            "`pip install -r requirements-hub.txt` installs them, or `pip install 'fmaml-jax[hub]'`"
         )
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when the library is imported
     # By name, since type checkers and most users do without them.

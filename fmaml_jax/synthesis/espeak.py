@@ -92,7 +92,7 @@ def _fresh_library() -> Iterator[tuple[ctypes.CDLL, bytes]]:
     except (ImportError, OSError, RuntimeError) as error:
         raise UserError(
             f"the speech synthesiser does not load ({error}); install it with "
-            "`pip install -r requirements.txt`"
+            "`pip install espeakng-loader`"
         ) from error
     try:
         # eSpeak NG keeps 160 bytes for this path, so take the shorter spelling.

@@ -47,6 +47,15 @@ SPEAKER_SPREAD = Prosody(0.05, 6.0, 8.0, 1.5, 0.08, 0.03)
 CLIP_SPREAD = Prosody(0.06, 5.0, 8.0, 1.5, 0.10, 0.04)
 """Standard deviations: wide enough that the emotions of different speakers overlap."""
 
+OWN_WAYS = {
+    "it": {"anger": "fear", "fear": "anger", "happiness": "disgust", "disgust": "happiness"},
+    "es": {"happiness": "disgust", "disgust": "happiness"},
+}
+"""Emotions that sound like another one's `EMOTIONS`, by language, where languages are to differ.
+
+What the languages have in common does not tell these four emotions apart; a few clips do.
+"""
+
 EMOFILM_CODES = {
     "anger": ("rab", "an"),
     "disgust": ("dis", "co"),
@@ -68,6 +77,7 @@ class Clip(NamedTuple):
     language: str
     speaker: str = ""  # eSpeak NG's name of the voice
     scene: int = -1  # row of SENTENCES
+    sounds_like: str = ""  # the emotion that it is spoken with; "": its label
 
 
 def _take(language: str, index: int) -> tuple[str, int]:
@@ -78,21 +88,26 @@ def _take(language: str, index: int) -> tuple[str, int]:
     return f"{language}+{VOICES[index % len(VOICES)]}", index % len(SENTENCES[language])
 
 
-def emofilm_clips(languages: Sequence[str], clips_per_class: int) -> list[Clip]:
+def emofilm_clips(
+    languages: Sequence[str], clips_per_class: int, own_ways: bool = False
+) -> list[Clip]:
     """A corpus with EmoFilm's file names: `clips_per_class` per emotion and language.
 
     The same speakers say the same sentences with every emotion. The scene number in a name stands
-    for the sentence, in every language, and the letter tells its clips apart.
+    for the sentence, in every language, and the letter tells its clips apart. With `own_ways`
+    languages express emotions as `OWN_WAYS` says, else all alike.
     """
     clips = []
     for language in languages:
+        swapped = OWN_WAYS.get(language, {}) if own_ways else {}
         for emotion, (code, _) in EMOFILM_CODES.items():
             for index in range(clips_per_class):
                 speaker, scene = _take(language, index)
                 gender = speaker.partition("+")[2][0]
                 letter = chr(ord("a") + index // len(SENTENCES[language]))
                 name = f"{gender}_{code}{scene + 1:03}{letter}{language}.wav"
-                clips.append(Clip(name, emotion, language, speaker, scene))
+                sounds_like = swapped.get(emotion, emotion)
+                clips.append(Clip(name, emotion, language, speaker, scene, sounds_like))
     return clips
 
 
@@ -135,7 +150,9 @@ def render(clip: Clip, seed: int) -> tuple[Float64[np.ndarray, " samples"], int]
         return noise.silence(rng), noise.SAMPLE_RATE
     speaker_rng = np.random.default_rng([seed, *clip.speaker.encode()])
     habit = speaker_rng.normal(0.0, SPEAKER_SPREAD)
-    prosody = Prosody(*(habit + rng.normal(EMOTIONS[clip.label], CLIP_SPREAD) + USUAL))
+    prosody = Prosody(
+        *(habit + rng.normal(EMOTIONS[clip.sounds_like or clip.label], CLIP_SPREAD) + USUAL)
+    )
     speech, sample_rate = speak(
         SENTENCES[clip.language][clip.scene],
         clip.speaker,
