@@ -1,5 +1,6 @@
-"""`python -m fmaml_jax.enrol --checkpoint=RUN_DIR --support=DIR_OR_CSV --out=my.model`."""
+"""`python -m fmaml_jax.enrol --support=DIR_OR_CSV --out=my.model`."""
 
+import contextlib
 import time
 from pathlib import Path
 
@@ -13,14 +14,14 @@ from fmaml_jax.encoder import DEFAULT
 def main() -> None:
     """Enrols, saves the model, and prints what is to be thought of it."""
     args = flags.FLAGS
-    for name, example in (("checkpoint", "runs/start"), ("support", "clips"), ("out", "my.model")):
+    for name, example in (("support", "clips"), ("out", "my.model")):
         if not args[name].value:
             raise UserError(f"--{name} is missing; for example --{name}={example}")
     same_as = dict(_meaning(item) for item in args.same_as)
 
     # Late, so that --help and a missing flag do not wait for JAX.
     from fmaml_jax import recognition
-    from fmaml_jax.recognition.checkpoint import load_start
+    from fmaml_jax.recognition.checkpoint import chosen_start, load_start
     from fmaml_jax.recognition.description import describe
     from fmaml_jax.recognition.model_file import require_writable
     from fmaml_jax.training.devices import set_up_device
@@ -28,15 +29,27 @@ def main() -> None:
     started = time.perf_counter()
     require_writable(args.out)
     set_up_device()
-    start = load_start(args.checkpoint, args.encoder)
-    recogniser = recognition.enrol(
-        *(start, args.support),
-        same_as=same_as,
-        without=args.without,
-        tier=args.tier,
-        speakers=args.speakers,
-    )
-    recognition.save(args.out, recogniser)
+    checkpoint = chosen_start(args.checkpoint, args["encoder"].present > 0)
+    start = load_start(checkpoint, args.encoder)
+    with contextlib.ExitStack() as shown:
+        bars = []
+
+        def report(done: int, total: int) -> None:
+            if not bars:
+                bars.append(shown.enter_context(console.progress("reading", total, " clips")))
+            bars[0].update(done - bars[0].n)
+            if done == total:
+                shown.close()
+
+        recogniser = recognition.enrol(
+            *(start, args.support),
+            same_as=same_as,
+            without=args.without,
+            tier=args.tier,
+            speakers=args.speakers,
+            report=report,
+        )
+    recognition.save(recogniser, args.out)
     print(describe(recogniser), flush=True)
     if args.picture:
         # Late, since Matplotlib wants a folder that it can write, for its list of fonts.
@@ -55,15 +68,21 @@ def _meaning(item: str) -> tuple[str, str]:
 
 def define_flags() -> None:
     """The start, the clips, what they mean, and where the model goes."""
-    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
+    flags.DEFINE_string(
+        "checkpoint",
+        "",
+        "The start: descriptors or encoder, which come with fmaml_jax, or a start's file, or the "
+        "folder of a finished run; by default descriptors, or encoder where --encoder is given.",
+    )
     flags.DEFINE_string(
         "encoder", DEFAULT, "Weights (or their folder) for a start that hears with an encoder."
     )
     flags.DEFINE_string(
         "support",
         "",
-        "A folder for each label, or a CSV: file,label[,start,end,speaker], or a TextGrid, an .eaf "
-        "or Audacity's labels beside their sound, such as a corrected file of predict.",
+        "A folder for each label, or a CSV: file,label[,start,end,speaker] (paths as seen from its "
+        "folder; comma, semicolon or tab), or a TextGrid, an .eaf or "
+        "Audacity's labels beside their sound, such as a corrected file of predict.",
     )
     flags.DEFINE_string(
         "tier",
@@ -74,9 +93,10 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "speakers",
         "",
-        ["", "known", "found"],
+        ["", "known", "found", "folder"],
         "Makes a model for clips by speaker (predict --speakers), from clips whose speakers are "
-        "known, or found by ear. Voices are compared in memory; nothing of them is written.",
+        "known, or found by ear, or taken as one speaker (folder). Voices are compared in "
+        "memory; nothing of them is written.",
     )
     flags.DEFINE_string("out", "", "The model file to write.")
     flags.DEFINE_list(
@@ -86,6 +106,15 @@ def define_flags() -> None:
     flags.DEFINE_string("picture", "", "A PNG of the estimate to write.")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The whole command, as it is installed."""
     define_flags()
-    console.run(main)
+    console.run(
+        main,
+        example="--support=clips --out=my.model",
+        required=("support", "out"),
+    )
+
+
+if __name__ == "__main__":
+    command()

@@ -22,9 +22,9 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_special
 from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.recognition.annotations import TIER
-from fmaml_jax.recognition.formats import FORMATS, filling
+from fmaml_jax.recognition.formats import FORMATS, TERMINAL, filling
 
-WITHOUT_FILE = ("file", "found")
+WITHOUT_FILE = ("file", "found", "folder")
 """Of --speakers, what is no file."""
 
 if TYPE_CHECKING:
@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
     out = args.out or args.fill
     if not out and sys.__stdout__ is None:
         raise UserError("standard output is closed; name a file: --out=FILE")
+    if not out and not args["format"].present and sys.stdout.isatty():
+        written = TERMINAL
     to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
     if args.fill and (len(wanted) > 1 or to_folder):
         raise UserError("--fill is of one recording, and one file; name one of each")
@@ -88,7 +90,7 @@ def main(arguments: Sequence[str]) -> int:
     if recogniser.means is None and args.speakers in WITHOUT_FILE:
         raise UserError(
             f"{args.model} is not for clips by speaker; leave out --speakers={args.speakers}, or "
-            "enrol again with --speakers=known or found"
+            "enrol again with --speakers=known, found or folder"
         )
     if recogniser.means is not None and not speakers:
         print(
@@ -200,7 +202,13 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "encoder", DEFAULT, "Weights (or their folder) for a model that hears with an encoder."
     )
-    flags.DEFINE_enum("format", "csv", [*FORMATS], "How the result is written.")
+    flags.DEFINE_enum(
+        "format",
+        "csv",
+        [*FORMATS],
+        "How the result is written; without it, a terminal shows a short table.",
+        case_sensitive=False,
+    )
     flags.DEFINE_string(
         "out", "", "File to write, or a folder for one file a recording; else standard output."
     )
@@ -222,9 +230,10 @@ def define_flags() -> None:
         "speakers",
         "",
         "Where it is said who speaks when: an RTTM, or a CSV: file,speaker[,start,end]. For a "
-        "model that was enrolled with --speakers also 'file', each file is one speaker, or "
-        "'found', by ear: an answer then depends on the speaker's other clips, of which 5 or more "
-        "help. Voices are compared in memory; nothing of them is written.",
+        "model that was enrolled with --speakers also 'file', each file is one speaker, 'folder', "
+        "all are taken as one speaker's, or 'found', by ear: an answer then depends on the "
+        "speaker's other clips, of which 5 or more help. Voices are compared in memory; nothing of "
+        "them is written.",
     )
     flags.DEFINE_string("pictures", "", "Folder for a PNG of each file's timeline.")
     flags.DEFINE_string(
@@ -232,6 +241,16 @@ def define_flags() -> None:
     )
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """The whole command, as it is installed."""
     define_flags()
-    console.run(main, arguments=True)
+    console.run(
+        main,
+        arguments=True,
+        example="--model=my.model call.wav --format=csv --out=call.csv",
+        required=("model",),
+    )
+
+
+if __name__ == "__main__":
+    command()

@@ -354,17 +354,18 @@ def test_corrected_output_goes_in_again(recording, start, name, capsys, monkeypa
     labels = [(*part, label) for part, label in zip(parts, ("joy", "", "żal", "awe"), strict=True)]
     found = predicted("heard/call.wav", *labels, speakers=("A", "A", "B", "B"))
     out = path.with_suffix(FORMATS[name].suffix)
-    # Two speakers corrected, one of them emptied.
-    out.write_text(written(FORMATS[name], found).replace("awe", ""), newline="")
+    # Two labels corrected, one of them emptied.
+    text = written(FORMATS[name], found).replace("joy", "złość").replace("awe", "")
+    out.write_text(text, newline="")
     clips = read_support(out, start)
-    assert [(clip.label, clip.speaker) for clip in clips] == [("joy", "A"), ("żal", "B")]
+    assert [(clip.label, clip.speaker) for clip in clips] == [("złość", "A"), ("żal", "B")]
     assert clips[1].part == pytest.approx(parts[2], abs=0.01)
     assert "2 labelled, passed over: " in (said := capsys.readouterr().err)
     assert "1 unsure" in said
     if name in ("textgrid", "eaf"):
         out.with_name(f"._{out.name}").write_text("of a Mac")
         assert [clip.label for clip in read_support(path.parent, start, "emotion")] == [
-            "joy",
+            "złość",
             "żal",
         ]
         with pytest.raises(UserError, match="or name the tier that has labels: --tier=emotion"):

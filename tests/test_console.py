@@ -1,12 +1,17 @@
 """What every command shares, in a process of its own."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 
+from fmaml_jax import config_flags
+from fmaml_jax.config import Config
+from tests.commands import run_module
 from tests.test_prepare import ROOT
 
 COLLECTING = """
@@ -144,6 +149,7 @@ finally:
 """
 COMMANDS = [
     *(f"fmaml_jax.{name}" for name in ("main", "sweep", "report", "enrol", "predict", "serve")),
+    "fmaml_jax.fetch_encoder",
     *(f"data_prep.{name}" for name in ("prepare", "merge", "synthesise")),
 ]
 SLOW = {"gradio", "jax", "matplotlib", "scipy", "sklearn", "soundfile"}
@@ -158,8 +164,11 @@ def test_help_does_not_wait_for_what_the_work_needs(command):
         text=True,
         timeout=60,
     )
+    assert done.returncode == 0
     assert f"python -m {command} " in done.stdout
-    assert "flags:" in done.stdout
+    assert ":\n  --" in done.stdout
+    assert done.stdout.splitlines()[-2] == "Example:"
+    assert "/" + command.partition(".")[0] not in done.stdout  # where the code lies
     assert not SLOW & set(json.loads(done.stderr))
 
 
@@ -170,3 +179,39 @@ def test_a_first_answer_waits_for_no_library_that_it_does_not_need():
     )
     unneeded = {"matplotlib", "orbax", "pandas", "scipy.optimize", "scipy.stats", "sklearn"}
     assert not unneeded & set(done.stdout.split())
+
+
+def help_of(command):
+    return run_module(command, "--help").stdout
+
+
+def test_help_groups_every_setting_in_its_own_order():
+    text = help_of("fmaml_jax.main")
+    titles = re.findall(r"^(\S.*):$", text, re.M)
+    groups = config_flags.groups()
+    assert [title for title in titles if title in groups] == list(groups)
+    shown = re.findall(r"^  --(?:\[no\])?(\w+)", text, re.M)
+    names = [field.name for field in fields(Config)]
+    assert shown[: len(names)] == names
+    assert len(re.findall(r"\(required", text)) == len(config_flags.REQUIRED)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_of_help_names_flags_that_there_are_and_what_is_required(command):
+    text = help_of(command)
+    shown = set(re.findall(r"^  --(?:\[no\])?(\w+)", text, re.M))
+    example = text.splitlines()[-1]
+    named = set(re.findall(r" --(\w+)", example))
+    assert named <= shown
+    marked = re.findall(r"^  --(\w+)\S*\n(?:      .*\n)*?.*\(required", text, re.M)
+    assert "flagfile" in named or set(marked) <= named
+
+
+def test_a_flagfile_that_cannot_be_read_is_named_once(tmp_path):
+    (tmp_path / "bytes.cfg").write_bytes(b"\xff\xfe\x00")
+    for name in ("none.cfg", "bytes.cfg", "."):
+        done = run_module("fmaml_jax.main", f"--flagfile={tmp_path / name}")
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr
+        assert done.stderr.count(str(tmp_path)) == 1, done.stderr
+        assert done.stderr.count("\n") == 1

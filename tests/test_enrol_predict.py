@@ -23,6 +23,7 @@ import textgrid
 from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import enrol, formats, load, predict, save
+from fmaml_jax.recognition.checkpoint import load_start
 from fmaml_jax.recognition.description import describe
 from fmaml_jax.recognition.formats import SCHEMA
 from fmaml_jax.recognition.recordings import HELP_SECONDS, Recording, helpers
@@ -93,15 +94,23 @@ def enrolled(trained, place):
 def test_enrol_says_what_to_think_of_it(enrolled, place):
     done, model = enrolled
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["class", "clips", "begins"]
-    assert lines[1].split() == ["gniew", "4", "as", "anger"]
-    assert lines[3].split() == ["neutral", "none", "as", "neutral"]
+    assert lines[0].split() == ["class", "clips", "starts", "as"]
+    assert lines[1].split() == ["gniew", "4", "anger"]
+    assert lines[3].split() == ["neutral", "none", "neutral"]
     assert any(line.startswith("Leaving out each clip in turn: ") for line in lines)
-    assert any(line.endswith("; by chance 50%.") for line in lines)  # of two labels
+    assert any(line.endswith("One answer for all clips would give 50%.") for line in lines)
     assert any("'gniew' has 4 clips; 5 or more" in line for line in lines)
     assert lines[-1].startswith(f"{model} is written, after ")
     assert load(model).classes == ("gniew", "sadness", "neutral")
     assert (place / "estimate.png").stat().st_size > 5000
+
+
+def test_without_a_checkpoint_the_start_in_the_box_is_enrolled(place, tmp_path):
+    out = tmp_path / "my.model"
+    done = command("enrol", f"--support={place}/clips", f"--out={out}", "--same_as=gniew=anger")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The start is `descriptors`, which comes with fmaml_jax")
+    assert load(out).provenance["checkpoint"] == load_start("descriptors").digest
 
 
 @pytest.mark.slow
@@ -124,7 +133,7 @@ def test_the_python_interface_does_the_same(enrolled, trained, place, tmp_path):
     recogniser = enrol(
         trained[0], place / "clips", same_as={"gniew": "anger"}, without=("silence",)
     )
-    save(tmp_path / "again.model", recogniser)
+    save(recogniser, tmp_path / "again.model")
     assert (tmp_path / "again.model").read_bytes() == model.read_bytes()
     assert describe(recogniser) in enrolled[0].stdout
     (segment,) = predict(load(model), place / "heard" / "first.wav").segments
@@ -239,7 +248,7 @@ def test_predict_writes_files_and_pictures(enrolled, place, tmp_path):
     files = [place / "heard", place / "call.wav"]
     model = f"--model={enrolled[1]}"
     grids = command(
-        *("predict", model, *files, "--format=textgrid", f"--out={tmp_path}/out/"),
+        *("predict", model, *files, "--format=TextGrid", f"--out={tmp_path}/out/"),
         f"--pictures={tmp_path}/pictures",
     )
     assert grids.returncode == 0, grids.stderr
@@ -323,7 +332,7 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
 @pytest.mark.parametrize(
     ("module", "arguments", "sentence"),
     [
-        ("enrol", [], "--checkpoint is missing; for example"),
+        ("enrol", [], "--support is missing; for example"),
         ("enrol", ["--checkpoint=RUN", "--support=PLACE/clips"], "--out is missing"),
         (
             "enrol",
@@ -338,7 +347,7 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         (
             "enrol",
             ["--checkpoint=RUN", "--support=PLACE/heard/inner", "--out=PLACE/no/x"],
-            "is no folder; choose another folder",
+            "does not exist; choose another folder",
         ),
         (
             "enrol",

@@ -47,7 +47,7 @@ def test_a_stretch_is_left_out_whole():
     labels, stretch = np.array([0, 0, 0, 1, 1, 1, 2, 2]), np.array([3, 3, 5, 6, 7, 7, 8, 8])
     folds = make_folds(labels, [""] * 8, stretch, "abc")
     assert folds.left_out == "stretch of speech"
-    np.testing.assert_array_equal(folds.of_clip, [0, 0, 1, 2, 3, 3, -1, -1])
+    np.testing.assert_array_equal(folds.of_clip, [0, 0, 1, 0, 1, 1, -1, -1])
     # A clip whose speaker is unknown is of a voice of its own, but not apart from its stretch.
     folds = make_folds(labels[:6], ["A", "", "", "A", "", ""], stretch[:6], "ab")
     assert folds.left_out == "speaker"
@@ -58,9 +58,17 @@ def test_a_stretch_is_left_out_whole():
 def test_each_clip_is_left_out_but_the_only_one_of_a_class():
     folds = make_folds(np.array([1, 0, 1, 2, 0]), [""] * 5, np.arange(5), "abc")
     assert folds.left_out == "clip"
-    assert folds.number == 4
-    np.testing.assert_array_equal(folds.of_clip, [2, 0, 3, -1, 1])
+    assert folds.number == 2
+    np.testing.assert_array_equal(folds.of_clip, [0, 0, 1, -1, 1])
     assert make_folds(np.array([0, 1]), ["", ""], np.arange(2), "ab").number == 0
+
+
+def test_a_fold_leaves_each_class_as_large_as_another():
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(4), 5))
+    folds = make_folds(labels, [""] * 20, np.arange(20), "abcd")
+    left = np.zeros((folds.number, 4), int)
+    np.add.at(left, (folds.of_clip, labels), 1)
+    np.testing.assert_array_equal(left, np.ones((5, 4)))
 
 
 def test_speakers_are_left_out_whole_where_each_class_has_several():
@@ -82,7 +90,9 @@ def test_of_too_many_groups_are_left_out(named):
     speakers = [str(clip) if named else "" for clip in range(len(labels))]
     folds = make_folds(labels, speakers, np.arange(len(labels)), "ab")
     assert folds.left_out == ("speaker" if named else "clip")
-    np.testing.assert_array_equal(np.bincount(folds.of_clip), [3] * MOST_FOLDS)
+    assert folds.number == MOST_FOLDS
+    most = 3 if named else 2 * 2  # of each class two
+    assert np.bincount(folds.of_clip).max() == most
 
 
 def test_no_fold_has_all_clips_of_a_class():
@@ -165,3 +175,10 @@ def test_the_interval_knows_that_clips_of_a_speaker_are_alike():
             held[kind] += low <= 0.6 <= high
     assert held["known"] / 300 > 0.9
     assert held["unknown"] / 300 < 0.85
+
+
+def test_where_the_files_are_says_nothing_of_what_is_left_out_together():
+    def numbers(*files):
+        return stretches(parts(*((file, "joy", 0.0, 1.0) for file in files))).tolist()
+
+    assert numbers("/a", "/b", "/c", "/a") == numbers("/9", "/4", "/6", "/9")

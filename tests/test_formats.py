@@ -15,7 +15,7 @@ import textgrid
 from matplotlib.figure import Figure
 
 from fmaml_jax.common.pictures import draw_matrix
-from fmaml_jax.recognition.formats import FORMATS, SCHEMA
+from fmaml_jax.recognition.formats import FORMATS, SCHEMA, TERMINAL
 from fmaml_jax.recognition.pictures import draw_timeline, save_picture
 from fmaml_jax.recognition.timeline import UNSURE, Prediction, Segment
 
@@ -37,6 +37,19 @@ def written(name, *predictions):
     file = io.StringIO(newline="")
     FORMATS[name].write(predictions, file)
     return file.getvalue()
+
+
+def test_a_terminal_shows_a_short_table(prediction):
+    file = io.StringIO()
+    TERMINAL.write([prediction], file)
+    name, head, *rows = file.getvalue().strip().splitlines()
+    assert name == 'a "call", 1 of 2.wav'
+    assert head.split() == ["start", "end", "label", "confidence"]
+    assert [row.split() for row in rows] == [
+        ["0.0", "1.2", "joy", '"x"', "75%"],
+        ["1.2", "2.5", "żal", "nowy", "61%"],
+        ["3.0", "20.0", "unsure", "40%"],
+    ]
 
 
 def test_csv(prediction):
@@ -162,6 +175,8 @@ def test_rttm_neighbours_touch_after_rounding(prediction):
 def test_the_picture_has_a_line_for_each_label(prediction, tmp_path):
     figure = draw_timeline(prediction)
     lanes = figure.axes[1]
+    assert figure.axes[0].get_title(loc="left") == 'a "call", 1 of 2.wav'
+    assert "paler" in lanes.get_xlabel()
     names = [label.get_text() for label in lanes.get_yticklabels()]
     assert names == ['joy "x"', "żal nowy", "unsure"]
     spans = sorted(

@@ -34,7 +34,7 @@ def recogniser(trained, start):
 
 @pytest.fixture
 def path(tmp_path, recogniser):
-    save(tmp_path / "my.model", recogniser)
+    save(recogniser, tmp_path / "my.model")
     return tmp_path / "my.model"
 
 
@@ -67,7 +67,7 @@ def test_what_is_loaded_is_what_was_saved(path, recogniser, trained, start):
 
 
 def test_the_same_bytes_and_no_pickles(path, recogniser, tmp_path):
-    save(tmp_path / "again.model", recogniser)
+    save(recogniser, tmp_path / "again.model")
     first, second = (zipfile.ZipFile(tmp_path / n) for n in ("my.model", "again.model"))
     assert first.namelist() == second.namelist()
     for name in first.namelist():
@@ -155,24 +155,24 @@ def test_other_results_than_where_it_was_made_are_refused(path, recogniser):
 def test_where_a_model_is_not_written(tmp_path, recogniser):
     (tmp_path / "clips.csv").write_text("file,label\n")
     with pytest.raises(UserError, match=r"clips.csv is there and is no model"):
-        save(tmp_path / "clips.csv", recogniser)
+        save(recogniser, tmp_path / "clips.csv")
     with pytest.raises(UserError, match="is there and is no model"):
-        save(tmp_path, recogniser)
-    with pytest.raises(UserError, match="is no folder; choose another"):
-        save(tmp_path / "nowhere" / "my.model", recogniser)
+        save(recogniser, tmp_path)
+    with pytest.raises(UserError, match="nowhere does not exist; choose another"):
+        save(recogniser, tmp_path / "nowhere" / "my.model")
     assert (tmp_path / "clips.csv").read_text() == "file,label\n"
 
 
 def test_a_model_is_written_where_a_link_leads_and_into_a_pipe(tmp_path, path, recogniser):
     link, pipe = tmp_path / "link.model", tmp_path / "pipe.model"
     link.symlink_to(path)
-    save(link, recogniser)
+    save(recogniser, link)
     assert link.is_symlink()
     os.mkfifo(pipe)
     read = []
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
-    save(pipe, recogniser)
+    save(recogniser, pipe)
     reader.join(10)
     (tmp_path / "piped.model").write_bytes(read[0])
     assert stat.S_ISFIFO(pipe.stat().st_mode)

@@ -72,7 +72,7 @@ def linear(start):
     settings = {"network": "linear", "scaling": "domains", "inner_metric": "sources"}
     axes = np.linalg.qr(np.random.default_rng(0).normal(size=(len(start.scale.mean), 7)))[0]
     return start._replace(
-        config=replace(start.config, **settings, inner_decay=0.1),
+        config=replace(start.config, **settings),
         scale=start.scale._replace(axes=0.9 * axes.astype(np.float32)),
         params={
             HEAD: start.params[HEAD],
@@ -311,7 +311,8 @@ def test_a_new_class_begins_as_what_its_clips_resemble(start, clips, others):
     known, new = adapted(start, clips, **still), adapted(start, renamed, **still)
     assert new.classes == ("anger", "lęk", "sadness", "neutral", "silence")
     assert new.known_as == ("anger", "", "sadness", "neutral", "silence")
-    assert "'lęk' begins as new; if it means fear, say so" in new.warnings[0]
+    assert "'lęk' starts as a new class; where a label means fear or neutral" in new.warnings[0]
+    assert "'--same_as=lęk=?'" in new.warnings[0]
     assert not known.warnings
     before = logits(known, others)
     assert new.mixture[:, 1].argmax() == start.config.classes.index("fear")
@@ -426,6 +427,7 @@ def test_the_only_clip_of_a_class_is_not_tested(start, clips):
         (["joy", "沉默"], {}, ("neutral",), "'沉默' seems to mean silence"),
         (["joy", "awe"], {"hope": "anger"}, (), "no clip is labelled 'hope'"),
         (["joy", "awe"], {"joy": "hope"}, (), "does not know 'hope'; it knows anger, fear"),
+        (["joy", "awe"], {"joy": 1000 * "o"}, (), "has 1,000 letters, and a name has at most 80"),
         (["joy", "neutral"], {}, ("neutral",), "neutral cannot be left out"),
     ],
 )

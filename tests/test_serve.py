@@ -95,7 +95,7 @@ def visit(server, browser):
         context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(60_000)
         page.asked = []
         page.on("request", lambda request: page.asked.append(request.url))
         page.goto(address)
@@ -128,7 +128,7 @@ def add(page, emotion, paths):
 def row(page, emotion):
     """What the table of clips says of an emotion."""
     line = page.get_by_role("row").filter(has=page.get_by_role("cell", name=emotion, exact=True))
-    return line.get_by_role("cell").all_inner_texts()[1:]
+    return line.first.get_by_role("cell").all_inner_texts()[1:]
 
 
 def press(page, name):
@@ -187,8 +187,8 @@ def test_from_clips_to_a_timeline(visit, trained, server, tmp_path):
 
     press(page, "Enrol")
     page.get_by_text(re.compile("Leaving out each clip in turn, .* of 12 clips")).wait_for()
-    page.get_by_text("It is not said who speaks").wait_for()
-    assert page.get_by_alt_text("Labels against answers").evaluate("image => image.naturalWidth")
+    page.get_by_text("No speakers are named").wait_for()
+    assert page.get_by_role("table", name="Labels against answers").is_visible()
 
     recognise(page, speech.of("fear")[0])
     page.get_by_text("fear, with a probability of").wait_for()
@@ -209,7 +209,7 @@ def test_from_clips_to_a_timeline(visit, trained, server, tmp_path):
     recognise(page, call)
     page.get_by_text("Heard ").wait_for()
     assert page.get_by_alt_text("Timeline").evaluate("image => image.naturalWidth") > 900
-    page.get_by_text("Segments").wait_for()
+    page.get_by_role("columnheader", name="it is").wait_for()
     file = download(page, "csv")
     assert file.suggested_filename == "a call.csv"
     rows = list(csv.DictReader(io.StringIO(Path(file.path()).read_text(), newline="")))
@@ -246,6 +246,73 @@ def test_from_clips_to_a_timeline(visit, trained, server, tmp_path):
     other.get_by_label("Play", exact=True).wait_for()
     other.context.close()
     wait_until(lambda: not audio_kept(server))
+
+
+def segments(page):
+    return page.locator("#segments tbody tr")
+
+
+def is_playing(page):
+    """Waits until a segment plays; its seconds."""
+    page.wait_for_function(
+        "() => { const a = document.querySelector('#sound audio'); "
+        "return a.src.startsWith('data:') && !a.paused && a.duration; }"
+    )
+    return page.evaluate("document.querySelector('#sound audio').duration")
+
+
+def test_segments_are_heard_labelled_and_learned_from(visit, trained, tmp_path):
+    """With a mouse on the timeline, then with the keyboard alone."""
+    _, speech = trained
+    page = visit()
+    for emotion in ("anger", "fear"):
+        add(page, emotion, speech.of(emotion)[:3])
+    press(page, "Enrol")
+    page.get_by_text("Enrolled anger, fear").wait_for()
+    paths = [path for label in ("anger", "sadness", "fear") for path in speech.of(label)[3:5]]
+    recognise(page, joined(paths, tmp_path / "call.wav"))
+    page.get_by_text("Heard ").wait_for()
+    sure = [int(row.get_by_role("cell").nth(2).inner_text()[:-1]) for row in segments(page).all()]
+    assert sure == sorted(sure)
+
+    timeline = page.get_by_alt_text("Timeline")
+    size = timeline.bounding_box()
+    place = page.locator(".timeline").evaluate("({ dataset }) => ({ ...dataset })")
+    begin, end, seconds = (float(place[name]) for name in ("from", "to", "seconds"))
+    button = page.locator("#segments button[name='2']")
+    start, stop = (float(button.get_attribute(f"data-{edge}")) for edge in ("start", "end"))
+    middle = begin + (end - begin) * (start + stop) / 2 / seconds
+    timeline.click(position={"x": middle * size["width"], "y": 0.3 * size["height"]})
+    assert is_playing(page) == pytest.approx(stop - start, abs=0.01)
+    assert page.locator("#segments .chosen").get_attribute("name") == "2"
+    page.evaluate("document.querySelector('#sound audio').pause()")
+    button.click()
+    is_playing(page)  # once more
+    page.locator("#segments select[name='2']").select_option("another …")
+    page.keyboard.type("surprise")
+    page.keyboard.press("Enter")
+    wait_until(lambda: row(page, "surprise") == ["new", "1", "not said"])
+
+    first = segments(page).first
+    first.get_by_role("button").focus()
+    page.keyboard.press("Enter")
+    is_playing(page)
+    page.keyboard.press("Tab")
+    page.keyboard.press("f")  # of fear
+    for emotion, clips in (("fear", "4"), ("surprise", "1")):
+        wait_until(lambda emotion=emotion, clips=clips: row(page, emotion)[1] == clips)
+    assert page.evaluate("document.activeElement.value") == "fear"
+    press(page, "Learn from what you labelled")
+    page.get_by_text("Learned from 8 instead of 6 clips. The estimate is").wait_for()
+    page.get_by_text(re.compile(r"Another answer than before: \d+ of \d+ segments")).wait_for()
+    page.get_by_text("Enrolled anger, fear, surprise, neutral, silence").wait_for()
+    said = page.locator("#segments select").evaluate_all("all => all.map(one => one.value)")
+    assert [*filter(None, said)] == said[-2:]
+    assert {*said[-2:]} == {"fear", "surprise"}
+
+    # What is taken back is no clip any more.
+    page.locator("#segments select").last.select_option("")
+    wait_until(lambda: sum(int(row(page, name)[1]) for name in ("anger", "fear")) <= 7)
 
 
 def test_two_users_at_once(visit, trained):
@@ -291,7 +358,7 @@ def test_what_cannot_be_used_is_said_in_words(visit, server, trained, tmp_path):
     for name, sentence in (
         ("text.wav", "Clip 'text.wav' cannot be used: unreadable"),
         ("minutes.flac", "61 s long, and a clip is at most 60 s"),
-        ("empty.wav", "empty"),
+        ("empty.wav", "Clip 'empty.wav' cannot be used: empty"),
     ):
         give(page, "joy", tmp_path / name)
         page.get_by_text(sentence).first.wait_for()
@@ -428,14 +495,17 @@ def test_names_are_text(visit, trained):
 
 
 def test_a_phone_is_wide_enough_and_the_examples_lead_through(visit):
-    page = visit(viewport={"width": 390, "height": 844})
+    page = visit(viewport={"width": 390, "height": 844}, has_touch=True)
     press(page, "No clips at hand? Try with synthetic speech")
     page.get_by_text("Synthetic speech was added").wait_for()
     press(page, "Enrol")
     page.get_by_text("Leaving out each speaker in turn").wait_for()
     press(page, "Recognise")
     page.get_by_text("Heard ").wait_for()
+    segments(page).first.get_by_role("button").tap()
+    is_playing(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.locator(".rows").evaluate("rows => rows.scrollWidth <= rows.clientWidth")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -479,7 +549,7 @@ def test_files_of_the_server_can_be_neither_read_nor_removed(server, tmp_path, t
             ("clips", ["joy", "a new emotion", "", [as_file(path)]]),
             ("model", [as_file(path)]),
             ("recording", [as_file(path)]),
-            ("Recognise", [as_file(path), 0]),
+            ("Recognise", [as_file(path), 0, ""]),
         ):
             done = visitor.do(action, *inputs)
             assert not done["success"]
@@ -553,7 +623,7 @@ def test_real_clips_and_a_recorded_voice(server, playwright, tmp_path):
         ],
     )
     page = browser.new_context(permissions=["microphone"]).new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(60_000)
     page.goto(ADDRESS)
     add(page, "sadness", clips[1:4])
     name_emotion(page, "rabbia")
@@ -581,5 +651,6 @@ def test_without_gradio_it_says_what_to_install():
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "error: the page needs packages that are not there; `make web` installs them\n"
+        "error: the page needs packages that are not there; `make web` installs them, or "
+        "`pip install 'fmaml-jax[web]'`\n"
     )

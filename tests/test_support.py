@@ -60,8 +60,14 @@ def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
         ("file,label\na.wav,joy\n\n,joy\n", "line 4 of .* names no file"),
         ("file,label\na.wav,\n", "'a.wav' has no label"),
         ("file,label\na.wav,Unsure\n", "no class can be called 'Unsure'"),
-        ("file,label\nmissing.wav,joy\n", "'missing.wav' cannot be used: unreadable"),
-        ("file,label,start\na.wav,joy,9\n", "only 0.5 s long, which ends before 9 s"),
+        (
+            "file,label\nmissing.wav,joy\n",
+            "line 2 of .*clips.csv lists 'missing.wav', and there is no /",
+        ),
+        (
+            "file,label,start\na.wav,joy,9\n",
+            "line 2 of .*clips.csv: .*only 0.5 s long, which ends before 9 s",
+        ),
         ("file,label\nempty.wav,joy\n", "empty"),
         ("file,label\nsilent.wav,joy\n", "all samples are zero"),
         ("file,label\ntext.wav,joy\n", "unreadable"),
@@ -88,6 +94,35 @@ def test_folders_that_hold_nothing_or_stray_clips(tmp_path, start):
     soundfile.write(tmp_path / "stray.wav", noise(), 16_000)
     with pytest.raises(UserError, match=r"stray.wav lies in no folder of a label"):
         read_support(tmp_path, start)
+
+
+def test_folders_of_labels_within_others_are_refused_or_said(tmp_path, trained, start, capsys):
+    for speaker in ("ewa", "jan"):
+        for label in ("anger", "fear"):
+            (tmp_path / "outside" / label / speaker).mkdir(parents=True)
+            (tmp_path / "within" / speaker / label).mkdir(parents=True)
+            for clip in (f"outside/{label}/{speaker}", f"within/{speaker}/{label}"):
+                (tmp_path / clip / "a.wav").write_bytes(trained[1].paths[0].read_bytes())
+    with pytest.raises(UserError, match=r"ewa/anger/a.wav .* outside \(anger/ewa\), or list the"):
+        read_support(tmp_path / "within", start)
+    assert [clip.label for clip in read_support(tmp_path / "outside", start)] == [
+        *("anger", "anger", "fear", "fear")
+    ]
+    assert "not told apart: anger/ewa, anger/jan, fear/ewa, fear/jan" in capsys.readouterr().err
+
+
+def test_a_recording_is_no_list_of_clips(tmp_path, start):
+    soundfile.write(tmp_path / "interview.wav", noise(), 16_000)
+    with pytest.raises(UserError, match=r"interview.wav is one recording, without labels; put"):
+        read_support(tmp_path / "interview.wav", start)
+
+
+def test_a_table_of_semicolons_lists_files_beside_it(tmp_path, trained, start):
+    (tmp_path / "list" / "sound").mkdir(parents=True)
+    (tmp_path / "list/sound/a.wav").write_bytes(trained[1].paths[0].read_bytes())
+    (tmp_path / "list/clips.csv").write_text("file;label;start;end\nsound/a.wav;joy;0,1;0,9\n")
+    (clip,) = read_support(tmp_path / "list/clips.csv", start)
+    assert (clip.label, clip.part) == ("joy", (0.1, 0.9))
 
 
 def test_labels_are_text(trained, start):
@@ -197,7 +232,7 @@ def test_warnings(start, trained):
 
     few = [clip_of(start, trained, digest=str(i)) for i in range(4)]
     assert "'joy' has 4 clips; 5 or more" in said(few)
-    assert "it is not said who speaks" in said(few)
+    assert "no speakers are named" in said(few)
     one = [clip_of(start, trained, digest=str(i), speaker="A") for i in range(5)]
     assert said(one) == (
         "all clips are of one speaker: other voices will be recognised worse than estimated here"

@@ -23,8 +23,9 @@ pytest.importorskip("gradio", reason="requirements-web.txt is not there")
 import uvicorn
 
 from experiments.benchmarks.visitor import Visitor, as_file, multipart, together
+from experiments.benchmarks.visitor import text as said_in
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.serve import _password
+from fmaml_jax.serve import _secret
 from fmaml_jax.web import page as web_page
 from fmaml_jax.web import server as web_server
 from fmaml_jax.web import session as web_session
@@ -143,7 +144,7 @@ def test_one_of_two_connections_may_drop(served):
     visitor.close()
     wait_until(lambda: served.sessions.find(visitor.number) is None)
     assert visitor.beat(again=True) == 410
-    assert visitor.join("Enrol", [])[0] == 410
+    assert visitor.join("Enrol", [], "")[0] == 410
     visitor.close()
 
 
@@ -157,7 +158,7 @@ def test_answers_are_not_kept_in_the_frameworks_state(served):
 
 def test_what_is_done_after_the_close_makes_no_session_anew(served):
     visitor = Visitor(served.port)
-    status, _ = visitor.join("Enrol", ["neutral"])
+    status, _ = visitor.join("Enrol", ["neutral"], "")
     assert status == 200
     visitor.close()
     wait_until(lambda: served.sessions.find(visitor.number) is None)
@@ -167,7 +168,7 @@ def test_what_is_done_after_the_close_makes_no_session_anew(served):
 
 def test_answers_that_nobody_fetches_are_dropped(served):
     visitor = Visitor(served.port)
-    statuses = [visitor.join("Enrol", ["neutral"])[0] for _ in range(30)]
+    statuses = [visitor.join("Enrol", ["neutral"], "")[0] for _ in range(30)]
     assert statuses[:6] == [200] * 4 + [429] * 2
     queue = served.page._queue
     wait_until(lambda: not queue.pending_messages_per_session.get(visitor.number))
@@ -206,11 +207,37 @@ def test_files_of_an_address_have_a_bound(served, monkeypatch):
     wait_until(lambda: not list(served.folder.iterdir()))  # soon, where nobody uses them
 
 
+@pytest.mark.slow
+def test_a_recording_is_heard_in_parts_and_by_speaker(served, trained):
+    _, speech = trained
+    visitor = Visitor(served.port)
+    for label in ("anger", "fear"):
+        for name, path in zip(("Ann", "Bob"), speech.of(label), strict=False):
+            visitor.add(label, (path.name, path.read_bytes()), speaker=name)
+    samples = np.concatenate([soundfile.read(path)[0] for path in speech.paths])
+    rate = soundfile.info(speech.paths[0]).samplerate
+    file = Path(os.environ["GRADIO_TEMP_DIR"]).parent / "call.wav"
+    soundfile.write(file, samples, rate)
+    recording = visitor.give("call.wav", file.read_bytes())
+    visitor.enrol()
+    said = "was enrolled with another choice of voices"
+    assert said in said_in(visitor.do("Recognise", recording, 0, "file"))
+    assert "no such segment" in said_in(visitor.do("segments", 0))
+    assert "Enrolled anger, fear" in said_in(visitor.do("Enrol", ["neutral"], "file"))
+    assert said in visitor.recognise(recording)
+    assert "Heard " in said_in(visitor.do("Recognise", recording, 0, "file"))
+    assert "data:audio/wav;segment=0;base64," in said_in(visitor.do("segments", 0))
+    assert "no such segment" in said_in(visitor.do("segments", -1))
+    learned = said_in(visitor.do("Learn from what you labelled", [], "file", 0, {"0": "fear"}))
+    assert "Learned from 5 instead of 4 clips" in learned
+    visitor.close()
+
+
 def test_a_forged_file_is_refused_and_nothing_of_it_is_logged(served, tmp_path, capsys):
     (tmp_path / "secret diary.wav").write_bytes(sound())
     visitor = Visitor(served.port)
     for path in (str(tmp_path / "secret diary.wav"), "https://evil.example/secret diary.wav"):
-        assert not visitor.do("Recognise", as_file(path), 0)["success"]
+        assert not visitor.do("Recognise", as_file(path), 0, "")["success"]
         assert not visitor.do("clips", "joy", "a new emotion", "", [as_file(path)])["success"]
     assert not visitor.do("clips", "joy", "secret\n\x1b[31m", "", [])["success"]
     assert not served.sessions.find(visitor.number).clips
@@ -244,7 +271,7 @@ def test_work_ends_soon_after_its_page(served, monkeypatch):
     session = Sessions().begin("abcdef", "")
     told = []
 
-    def wait(session, path, abstain, report):
+    def wait(session, path, abstain, report, speakers):
         while True:
             told.append(time.monotonic())
             time.sleep(0.05)
@@ -252,7 +279,7 @@ def test_work_ends_soon_after_its_page(served, monkeypatch):
 
     monkeypatch.setattr(web_session, "recognise", wait)
     visitor = Visitor(served.port)
-    visitor.join("Recognise", None, 0)
+    visitor.join("Recognise", None, 0, "")
     listening = visitor.listen()
     next(listening)
     wait_until(lambda: told)
@@ -262,14 +289,43 @@ def test_work_ends_soon_after_its_page(served, monkeypatch):
     assert session.is_left(0.0)
 
 
+def test_memory_is_given_back_when_nobody_is_there_and_calls_were(monkeypatch):
+    for name in ("_drop_states", "_remove_unused"):
+        monkeypatch.setattr(web_server, name, lambda *_: None)
+    monkeypatch.setattr(web_server, "_drop_unfetched", lambda *_: asyncio.sleep(0))
+    monkeypatch.setattr(web_server, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(web_server, "QUIET", 0.1)
+    done, own = [], threading.current_thread()
+
+    def note(what):
+        if threading.current_thread() is own:  # the page of other tests is swept in another
+            done.append(what)
+
+    monkeypatch.setattr(web_server.jax, "clear_caches", lambda: note("programs"))
+    monkeypatch.setattr(web_server, "_trim", lambda: note("memory"))
+    sessions = Sessions()
+
+    async def sweep():
+        sweeping = asyncio.create_task(web_server._sweep(None, Path(), sessions))
+        await asyncio.sleep(0.3)
+        assert done == []  # nobody was there
+        assert sessions.begin("abcdef", "")
+        sessions.end("abcdef")  # between two sweeps, as a short call does
+        await asyncio.sleep(0.5)
+        assert done == ["programs", "memory"]
+        sweeping.cancel()
+
+    asyncio.run(sweep())
+
+
 def test_a_password_is_read(tmp_path):
     (tmp_path / "a").write_text("correct horse\n")
-    assert _password(str(tmp_path / "a")) == "correct horse"
-    assert _password("") == ""
+    assert _secret("password", str(tmp_path / "a")) == "correct horse"
+    assert _secret("password", "") == ""
     (tmp_path / "b").write_text("short\n")
     for name, sentence in (("b", "has a password of 5 letters"), ("c", "name a text file")):
         with pytest.raises(UserError, match=sentence):
-            _password(str(tmp_path / name))
+            _secret("password", str(tmp_path / name))
 
 
 def test_folders_of_servers_that_died_are_removed(tmp_path, monkeypatch):
@@ -320,7 +376,11 @@ def command(trained, temporary, *arguments):
     ],
 )
 def test_a_signal_ends_it_in_order_while_it_works(trained, tmp_path, number, code, said):
-    process, port, first = command(trained, tmp_path)
+    own = signal.signal(number, lambda *_: None)  # a child inherits that one is ignored (nohup)
+    try:
+        process, port, first = command(trained, tmp_path)
+    finally:
+        signal.signal(number, own)
     assert first == f"Serving at http://127.0.0.1:{port}/; Ctrl-C ends it\n"
     _, speech = trained
     visitor = Visitor(port)
@@ -331,7 +391,7 @@ def test_a_signal_ends_it_in_order_while_it_works(trained, tmp_path, number, cod
     rate = soundfile.info(speech.paths[0]).samplerate
     soundfile.write(tmp_path / "long.wav", np.resize(samples, 1200 * rate), rate)
     recording = visitor.give("long.wav", (tmp_path / "long.wav").read_bytes())
-    visitor.join("Recognise", recording, 0)
+    visitor.join("Recognise", recording, 0, "")
     listening = visitor.listen()
     next(listening)
     time.sleep(1)

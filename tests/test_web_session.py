@@ -1,16 +1,22 @@
 """What a page has given, for how long it is kept, and who works next; without a browser."""
 
+import gc
+import re
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
 import soundfile
 
+from fmaml_jax.audio.decoding import read_clip
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.recognition import save
-from fmaml_jax.recognition.support import LabelledClip
+from fmaml_jax.recognition import Prediction, Recogniser, interface, predict_folder, save
+from fmaml_jax.recognition.support import LabelledClip, read_clip_as
+from fmaml_jax.recognition.timeline import Segment
 from fmaml_jax.web import session as sessions_of_pages
+from fmaml_jax.web.render import moved, segments
 from fmaml_jax.web.session import (
     MOST_CLIPS,
     NEW,
@@ -19,6 +25,9 @@ from fmaml_jax.web.session import (
     Sessions,
     Turns,
     add_clips,
+    correct,
+    corrections,
+    excerpt,
     learn,
     recognise,
     set_meaning,
@@ -175,12 +184,12 @@ def test_additions_end_when_their_page_is_gone(start, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_model_that_is_too_large_is_not_read(tmp_path):
+def test_a_model_that_is_too_large_is_not_read(start, tmp_path):
     (path,) = give(tmp_path, "my.model", content=b"")
     with path.open("r+b") as file:
         file.truncate(65 << 20)
     with pytest.raises(UserError, match=r"^my.model is larger than any model"):
-        take_model(Session(), str(path))
+        take_model(Session(), start, str(path))
     assert not list(tmp_path.iterdir())
 
 
@@ -205,8 +214,178 @@ def test_a_recording_whose_header_lies_is_cut_short(start, trained, tmp_path, mo
     recognise(session, str(path), 0.0, told.append)
     assert len(told) > 2
     model = tmp_path / "my.model"
-    save(model, session.recogniser)
-    assert take_model(Session(), str(model)).classes == session.recogniser.classes
+    save(session.recogniser, model)
+    assert take_model(Session(), start, str(model)).classes == session.recogniser.classes
+
+
+@pytest.fixture(scope="module")
+def clips(trained, start):
+    """Labelled clips of two emotions, whose speakers are known."""
+    _, speech = trained
+    rows = zip(speech.paths, speech.labels, speech.speakers, strict=True)
+    return [
+        read_clip_as(path, label, start, speaker)
+        for path, label, speaker in rows
+        if label in ("anger", "fear")
+    ]
+
+
+@pytest.fixture
+def heard(trained, clips, tmp_path):
+    """A session that enrolled, and its recording of 20 s in three segments of 4, 10 and 6 s."""
+    (recording,) = give(tmp_path, "call.wav")
+    samples = [soundfile.read(path)[0] for path in trained[1].paths[:3]]
+    rate = soundfile.info(trained[1].paths[0]).samplerate
+    soundfile.write(recording, np.resize(np.concatenate(samples), 20 * rate), rate)
+    session = Session(clips=list(clips), recording=recording)
+    session.heard = predicted((0.0, 4.0, "anger"), (4.0, 14.0, "fear"), (14.0, 20.0, "anger"))
+    return session
+
+
+def predicted(*segments):
+    chances = {"anger": (0.7, 0.3), "fear": (0.4, 0.6)}
+    return Prediction(
+        "call.wav",
+        segments[-1][1],
+        ("anger", "fear"),
+        tuple(Segment(*each, max(chances[each[2]]), chances[each[2]]) for each in segments),
+        np.ones(9, np.float32),
+    )
+
+
+def labelled(session):
+    """The parts of its recording that are clips."""
+    path = str(session.recording)
+    return [(clip.part, clip.label) for clip in session.clips if clip.file == path]
+
+
+def test_segments_that_are_labelled_become_clips(heard, clips, start):
+    correct(heard, start, {"0": "Fear", "2": "joy"})
+    assert labelled(heard) == [((0, 4), "fear"), ((14, 20), "joy")]
+    assert heard.same_as["joy"] == NEW
+    first = heard.clips[-2]
+    correct(heard, start, {"0": "fear", "2": "anger"})
+    assert heard.clips[-2] is first  # which was not read again
+    assert labelled(heard) == [((0, 4), "fear"), ((14, 20), "anger")]
+    expected = read_clip_as(heard.recording, "fear", start, part=(0.0, 4.0))
+    np.testing.assert_array_equal(first.features, expected.features)
+
+    # Recognised anew, its segments are others: what is said last of a moment counts.
+    heard.heard = predicted((0.0, 2.0, "anger"), (2.0, 20.0, "fear"))
+    assert [len(corrections(heard, segment)) for segment in heard.heard.segments] == [1, 2]
+    correct(heard, start, {"0": "anger"})
+    assert labelled(heard) == [((14, 20), "anger"), ((0, 2), "anger")]
+    correct(heard, start, {"0": ""})
+    assert labelled(heard) == [((14, 20), "anger")]
+    assert heard.clips[: len(clips)] == clips
+
+
+def test_a_label_of_minutes_is_several_clips_on_the_page_too(heard, start):
+    samples, rate = soundfile.read(heard.recording)
+    soundfile.write(heard.recording, np.resize(samples, 62 * rate), rate)
+    heard.heard = predicted((0.0, 62.0, "anger"))
+    correct(heard, start, {"0": "fear"})
+    assert [part for part, _ in labelled(heard)] == [
+        pytest.approx((12.4 * number, 12.4 * (number + 1))) for number in range(5)
+    ]
+    correct(heard, start, {"0": "fear"})
+    assert len(labelled(heard)) == 5
+    assert len(excerpt(heard, 0)) == 60 * 16_000
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        ({"3": "fear"}, "there is no such segment any more"),
+        ({"-1": "fear"}, "there is no such segment any more"),
+        ({"0": "x" * 81}, "the label"),
+        ({"0": "Unsure"}, "no class can be called 'Unsure'"),
+    ],
+)
+def test_what_cannot_be_said_of_a_segment(heard, clips, start, labels, said):
+    with pytest.raises(UserError, match=said):
+        correct(heard, start, labels)
+    assert heard.clips == clips
+
+
+def test_labelled_segments_are_bounded_as_other_clips_are(heard, start, monkeypatch):
+    monkeypatch.setattr(sessions_of_pages, "MOST_CLIPS", len(heard.clips) + 1)
+    correct(heard, start, {"0": "fear"})
+    correct(heard, start, {"0": "anger"})
+    with pytest.raises(UserError, match="clips are enough; take some out first"):
+        correct(heard, start, {"1": "fear"})
+
+
+def test_an_excerpt_is_what_was_heard_there(heard):
+    whole = read_clip(heard.recording).samples
+    np.testing.assert_allclose(excerpt(heard, 1), whole[4 * 16_000 : 14 * 16_000], atol=0.01)
+    with pytest.raises(UserError, match="no such segment"):
+        excerpt(heard, 3)
+    sessions_of_pages.keep_recording(heard, None)
+    with pytest.raises(UserError, match="no such segment"):
+        excerpt(heard, 1)
+
+
+def test_the_least_sure_segments_come_first_and_what_is_said_last(heard):
+    prediction = heard.heard._replace(classes=("anger", "<fear>"))
+    table = segments(prediction, ["", "", "<b>"], ["anger", "<b>"])
+    assert re.findall(r'button type="button" name="(\d)"', table) == ["1", "0", "2"]
+    assert "<b>" not in table
+    place = re.search(r'data-from="([\d.]+)" data-to="([\d.]+)" data-seconds="20.000"', table)
+    assert 0 <= float(place[1]) < float(place[2]) <= 1
+
+
+def test_segments_moved_are_those_whose_middle_has_another_label():
+    was = predicted((0.0, 4.0, "anger"), (5.0, 14.0, "fear"), (14.0, 20.0, "anger"))
+    now = predicted((0.0, 9.0, "anger"), (9.0, 20.0, "fear"))
+    assert moved(was, now) == 1
+    assert moved(was, was) == 0
+
+
+@pytest.mark.slow
+def test_a_recording_is_recognised_by_speaker(heard, start):
+    path = str(heard.recording)
+    recogniser = learn(heard, start, ("neutral",), by_speaker=True)
+    found = recognise(heard, path, 0.0, lambda share: None, "file")
+    (expected,) = predict_folder(recogniser, [path], speakers="file")
+    assert found.segments == expected.segments
+    assert heard.heard is found
+
+
+def test_voices_can_be_taken_out_of_clips_of_known_speakers(heard, start):
+    heard.clips = [clip._replace(speaker="") for clip in heard.clips]
+    with pytest.raises(UserError, match="of no clip it is said who speaks"):
+        learn(heard, start, (), by_speaker=True)
+
+
+def test_what_a_voice_is_known_by_lives_for_the_call_alone(heard, start, monkeypatch):
+    coeffs = len(start.scale.mean)
+    heard.recogniser = Recogniser._make([None] * len(Recogniser._fields))._replace(
+        classes=("anger", "fear"),
+        scale=start.scale,
+        feature_config=start.feature_config,
+        encoder=start.encoder,
+    )
+    embeddings, arrays = [], []
+
+    def embed(sounds, windows):
+        made = np.ones((sum(len(starts) for starts, _ in windows), 192), np.float32)
+        embeddings.append(weakref.ref(made))
+        return made
+
+    def label_together(recogniser, files, speakers, abstain):
+        for found in (found for each in files for part in each.parts for found in part.found):
+            assert found.shape[2] == coeffs + 192
+            arrays.append(weakref.ref(found))
+        return [heard.heard]
+
+    monkeypatch.setattr(interface, "voice_describer", lambda encoder: embed)
+    monkeypatch.setattr(sessions_of_pages, "label_together", label_together)
+    recognise(heard, str(heard.recording), 0.0, lambda share: None, "found")
+    gc.collect()
+    assert embeddings
+    assert arrays
+    assert not any(own() is not None for own in (*embeddings, *arrays))
 
 
 def work(turns, session, windows, done, name, seconds=0.01):

@@ -1,10 +1,11 @@
 """What one visitor of the web page can do to it: memory and disk of the server, attack by attack.
 
-`python -m experiments.benchmarks.attack --checkpoint=runs/start` starts the server itself, runs
-every attack with nothing but what a visitor can send, and prints for each what the server said, how
-far its memory rose above that of the idle server at most, what stayed when the attack was over, and
-the disk. At the end all pages are closed, and after `--wait` seconds the same is printed of what
-remains. Before that, `--visitors` enrol and recognise at once, beside one alone.
+`python -m experiments.benchmarks.attack --checkpoint=descriptors` starts the server itself, with
+its HTTP interface, runs every attack with nothing but what a visitor can send, and prints for each
+what the server said, how far its memory rose above that of the idle server at most, what stayed
+when the attack was over, and the disk. At the end all pages are closed, and after `--wait` seconds
+the same is printed of what remains. Before that, `--visitors` enrol and recognise at once, beside
+one alone, and again for `--minutes`.
 
 Clips are synthetic speech; nothing is random.
 """
@@ -23,6 +24,7 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -32,7 +34,7 @@ import numpy as np
 import soundfile
 from absl import flags
 
-from experiments.benchmarks.visitor import Visitor, as_file, multipart, timed, together
+from experiments.benchmarks.visitor import Visitor, as_file, form, multipart, timed, together
 from fmaml_jax.common import archive, console
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import text_table
@@ -41,6 +43,9 @@ from fmaml_jax.synthesis.speech import emofilm_clips, render
 BOUND, REMAINING = 1000, 100
 """Megabytes above the idle server: at most during a request, and when all pages are closed."""
 RATE = 16_000
+TOKEN = "correct-horse"
+"""What lets in to the HTTP interface."""
+LET_IN = {"Authorization": f"Bearer {TOKEN}"}
 
 
 class Server(NamedTuple):
@@ -63,23 +68,38 @@ class Server(NamedTuple):
         files = [path for path in self.folder.rglob("*") if path.is_file()]
         return sum(path.stat().st_size for path in files) / (1 << 20), len(files)
 
+    def cpu(self) -> float:
+        """Seconds of CPU that it has used."""
+        cells = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(cells[11]) + int(cells[12])) / os.sysconf("SC_CLK_TCK")
 
-def start(checkpoint: str, folder: Path) -> Server:
-    """Starts the server and waits until it answers."""
+
+def start(checkpoint: str, encoder: str, folder: Path) -> Server:
+    """Starts the server, which has its temporary files in the folder, and waits for its answer."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "fmaml_jax.serve", f"--checkpoint={checkpoint}"]
-    process = subprocess.Popen(
-        [*command, f"--port={port}"], env={**os.environ, "TMPDIR": str(folder)}
-    )
-    server = Server(process, port, folder)
-    for _ in range(600):
+    with tempfile.TemporaryDirectory() as own:
+        Path(own, "token.txt").write_text(TOKEN)
+        arguments = [f"--checkpoint={checkpoint}", f"--port={port}", "--api"]
+        arguments += [
+            f"--api_token_file={own}/token.txt",
+            *[f"--encoder={encoder}"] * bool(encoder),
+        ]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "fmaml_jax.serve", *arguments],
+            env={**os.environ, "TMPDIR": str(folder)},
+        )
+        return _answering(Server(process, port, folder))
+
+
+def _answering(server: Server) -> Server:
+    while server.process.poll() is None:
         try:
-            if Visitor(port, alive=False).ask("GET", "/config")[0] == 200:
+            if Visitor(server.port, alive=False).ask("GET", "/config")[0] == 200:
                 return server
         except OSError:
             time.sleep(0.1)
-    raise UserError("the server does not answer; start it alone, to see why")
+    raise UserError("the server ended before it answered; start it alone, to see why")
 
 
 # ---- what is sent
@@ -133,14 +153,16 @@ def with_entries(model: bytes, **entries: Any) -> bytes:
         return path.read_bytes()
 
 
-def stream(port: int, path: str, head: bytes, size: int, headers: dict[str, str]) -> str:
-    """Sends a body of so many zeros behind its head, as far as the server takes it."""
+def stream(
+    port: int, path: str, head: bytes, size: int, headers: dict[str, str], fill: bytes = b"\0"
+) -> str:
+    """Sends a body, so many bytes of one kind behind its head, as far as the server takes it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.putrequest("POST", path)
     for name, value in {**headers, "Transfer-Encoding": "chunked"}.items():
         connection.putheader(name, value)
     connection.endheaders()
-    block, sent = bytes(1 << 20), 0
+    block, sent = fill * (1 << 20), 0
     try:
         for part in [head, *[block] * (size >> 20)]:
             connection.send(b"%x\r\n%b\r\n" % (len(part), part))
@@ -218,7 +240,7 @@ def attacks(clips: list[tuple[str, np.ndarray]]) -> Iterator[Attack]:
 
     def unfetched(server: Server) -> str:
         visitor = enrolled(server)
-        answers = [visitor.join("Enrol", ["neutral", "silence"])[0] for _ in range(30)]
+        answers = [visitor.join("Enrol", ["neutral", "silence"], "")[0] for _ in range(30)]
         time.sleep(8)
         visitor.close()
         return f"{answers.count(200)} taken, {answers.count(429)} refused"
@@ -235,7 +257,7 @@ def attacks(clips: list[tuple[str, np.ndarray]]) -> Iterator[Attack]:
         clip = fifth.give("a.wav", wav(sound))
         listening = []
         for visitor, recording in zip(busy, given, strict=True):
-            visitor.join("Recognise", recording, 0)
+            visitor.join("Recognise", recording, 0, "")
             listening.append(visitor.listen())
             next(listening[-1])
         seconds = [timed(fifth.recognise, clip)[0] for _ in range(3)]
@@ -243,9 +265,9 @@ def attacks(clips: list[tuple[str, np.ndarray]]) -> Iterator[Attack]:
             listens.close()
             visitor.close()
         time.sleep(10)
-        used = [_cpu(server.process.pid)]
+        used = [server.cpu()]
         time.sleep(3)
-        used.append(_cpu(server.process.pid))
+        used.append(server.cpu())
         fifth.close()
         return (
             f"a clip beside them takes {max(seconds):.1f} s; "
@@ -297,7 +319,7 @@ def attacks(clips: list[tuple[str, np.ndarray]]) -> Iterator[Attack]:
 
     def forged(server: Server) -> str:
         visitor = Visitor(server.port)
-        said = visitor.do("Recognise", as_file("/etc/passwd"), 0)
+        said = visitor.do("Recognise", as_file("/etc/passwd"), 0, "")
         visitor.close()
         return f"success: {said['success']}"
 
@@ -309,7 +331,7 @@ def attacks(clips: list[tuple[str, np.ndarray]]) -> Iterator[Attack]:
         lambda s: stream(s.port, "/gradio_api/queue/join", b"{", 300 << 20, {}),
     )
     yield Attack("a model of 200 overlapping entries", load(overlapping(200)))
-    yield Attack("a clip of 1,024 channels", add("joy", wav(np.tile(sound[:32_000, None], 1024))))
+    yield Attack("a clip of 1,024 channels", add("joy", _wide(sound)))
     yield Attack("a label of 100 kB", add("x" * 100_000, wav(sound)))
     yield Attack("a label of 1 MB", lambda s: _label(s, sound))
     yield Attack("98 labels", lambda s: labels(s, 98))
@@ -338,13 +360,15 @@ def _label(server: Server, sound: np.ndarray) -> str:
 
 
 def _table(server: Server, visitor: Visitor) -> str:
-    said = visitor.enrol()
-    model = _model_of(said)
-    estimate = {"left_out": "clip", "interval": [0.1, 0.9]}
-    estimate |= {"confusion": np.ones((300, 300), int).tolist()}
-    seconds, said = timed(visitor.load, with_entries(model, estimate=estimate))
+    seconds, said = timed(visitor.load, _with_table(_model_of(visitor.enrol())))
     visitor.close()
     return f"{seconds:.1f} s: {shorten(said)}"
+
+
+def _with_table(model: bytes) -> bytes:
+    confusion = np.ones((300, 300), int).tolist()
+    estimate = {"left_out": "clip", "interval": [0.1, 0.9], "confusion": confusion}
+    return with_entries(model, estimate=estimate)
 
 
 def _model_of(said: str) -> bytes:
@@ -364,19 +388,126 @@ def _from_elsewhere() -> tuple[bytes, dict[str, str]]:
     return body, {**headers, "Origin": "http://evil.example"}
 
 
-def _cpu(process: int) -> float:
-    """Seconds of CPU that a process has used."""
-    cells = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(cells[11]) + int(cells[12])) / os.sysconf("SC_CLK_TCK")
+# ---- the attacks on the HTTP interface
+
+
+def calls(clips: list[tuple[str, np.ndarray]]) -> Iterator[Attack]:
+    """All of them; the last one has the address wait for a minute."""
+    sound = wav(clips[0][1])
+    kind = LET_IN | form()[1]
+    part = b"--edge\r\nContent-Disposition: form-data; name="
+
+    def send(path: str, head: bytes, size: int, **options: Any) -> Callable[[Server], str]:
+        return lambda server: stream(server.port, path, head, size << 20, kind, **options)
+
+    def call(path: str, *parts: Any) -> Callable[[Server], str]:
+        def run(server: Server) -> str:
+            seconds, (status, said) = timed(_call, server, path, *parts)
+            said = said if status != 200 else f"{len(said):,} bytes"
+            return f"{seconds:.1f} s: {status} {shorten(said)}"
+
+        return run
+
+    def describe(model: bytes) -> Callable[[Server], str]:
+        return call("/v1/describe", ("model", "my.model", model))
+
+    def enrolment(labels: int) -> list[Any]:
+        numbers = range(2 * labels)
+        files = [("files", *own_clip(number, clips[0][1])) for number in numbers]
+        return files + [("labels", f"label {number // 2}") for number in numbers]
+
+    def table(server: Server) -> str:
+        given = [("files", "a.wav", wav(samples)) for _, samples in clips]
+        _, model = _call(server, "/v1/enrol", *given, *(("labels", name) for name, _ in clips))
+        return describe(_with_table(model))(server)
+
+    def endless(server: Server) -> str:
+        with socket.create_connection(("127.0.0.1", server.port), 120) as caller:
+            lines = [*({**kind, "Host": "localhost", "Transfer-Encoding": "chunked"}).items()]
+            head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+            caller.sendall(f"POST /v1/predict HTTP/1.1\r\n{head}\r\n".encode())
+            caller.sendall(b"%x\r\n%b\r\n" % (len(file), file))
+            begun = time.monotonic()
+            caller.settimeout(1)
+            while time.monotonic() - begun < 120:
+                caller.sendall(b"1\r\na\r\n")
+                try:
+                    said = caller.recv(4096).split(b"\r\n")[0].decode()
+                except TimeoutError:
+                    continue
+                return f"{said} after {time.monotonic() - begun:.0f} s"
+        return "taken for 120 s"
+
+    def at_once(number: int, path: str, *parts: Any) -> Callable[[Server], str]:
+        def run(server: Server) -> str:
+            doing = [partial(_call, server, path, *parts)] * number
+            seconds, found = timed(together, doing)
+            statuses = Counter(status for status, _ in found)
+            return f"{seconds:.1f} s: {dict(statuses)}"
+
+        return run
+
+    def leaving(server: Server) -> str:
+        body, headers = form(*enrolment(40))
+        lines = [*({**LET_IN, **headers, "Host": "localhost"}).items()]
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port)) as caller:
+                length = f"Content-Length: {len(body)}\r\n\r\n"
+                caller.sendall(f"POST /v1/enrol HTTP/1.1\r\n{head}{length}".encode() + body)
+        time.sleep(10)
+        used = server.cpu()
+        time.sleep(3)
+        return f"{server.cpu() - used:.1f} s of CPU in 3 s, 10 s after they have gone"
+
+    def strangers(server: Server) -> str:
+        asked = [_call(server, "/v1/describe", token=token)[0] for token in ("", *["wrong"] * 12)]
+        return " ".join(map(str, asked))
+
+    file = part + b'"files"; filename="a"\r\n\r\n'
+    yield Attack("a field of 1 GB", send("/v1/enrol", part + b'"labels"\r\n\r\n', 1 << 10))
+    yield Attack("a file of 1 GB", send("/v1/predict", file, 1 << 10))
+    yield Attack("the head of a part of 300 MB", send("/v1/predict", part, 300, fill=b"a"))
+    yield Attack("300 MB before the first part", send("/v1/predict", b"\r\n", 300, fill=b"\n"))
+    yield Attack("300 MB behind the last part", send("/v1/predict", form()[0], 300, fill=b"a"))
+    yield Attack("a body that does not end", endless)
+    yield Attack("100,000 fields", call("/v1/enrol", *[("labels", "joy")] * 100_000))
+    many = [("files", "a.wav", bytes(20_000))] * 1000
+    yield Attack("8 calls of 1,000 files", at_once(8, "/v1/enrol", *many))
+    yield Attack("40 calls at once", at_once(40, "/v1/enrol", *enrolment(2)))
+    yield Attack("98 labels", call("/v1/enrol", *enrolment(98)))
+    yield Attack("20 callers that go", leaving)
+    yield Attack("a model of 200 overlapping entries", describe(overlapping(200)))
+    yield Attack("a table of 300 x 300", table)
+    yield Attack("a zip bomb", describe(_bomb()))
+    yield Attack(
+        "a clip of 1,024 channels",
+        call("/v1/enrol", ("files", "a", _wide(clips[0][1])), ("labels", "joy")),
+    )
+    yield Attack("no model", call("/v1/predict", ("model", "m", sound), ("files", "a", sound)))
+    yield Attack("no token, and wrong ones", strangers)
+
+
+def _call(server: Server, path: str, *parts: Any, token: str = TOKEN) -> tuple[int, bytes]:
+    body, headers = form(*parts)
+    headers |= {"Authorization": f"Bearer {token}"} if token else {}
+    return Visitor(server.port, alive=False).ask("POST", path, body, headers, 900)
+
+
+def _wide(sound: np.ndarray) -> bytes:
+    return wav(np.tile(sound[:32_000, None], 1024))
 
 
 # ---- many visitors at once
 
 
-def crowd(server: Server, clips: list[tuple[str, np.ndarray]], visitors: int) -> list[list[str]]:
+def crowd(
+    server: Server, clips: list[tuple[str, np.ndarray]], visitors: int, minutes: float
+) -> list[list[str]]:
     """Seconds that each of so many visitors waits, the 95th percentile, beside one alone.
 
-    All enrol at once, and when the last has, all recognise.
+    All enrol at once, and when the last has, all recognise; again and again for so many minutes, of
+    which the first round and the last are told.
     """
 
     def visit(place: int, meet: threading.Barrier) -> tuple[list[float], list[float]]:
@@ -386,25 +517,36 @@ def crowd(server: Server, clips: list[tuple[str, np.ndarray]], visitors: int) ->
             each = [own_clip(100 * place + index, samples) for index, samples in enumerate(own)]
             visitor.add(label, *each)
         meet.wait()
-        enrolments = [timed(visitor.enrol)[0]]
+        enrolments = [timed(visitor.enrol)]
         recording = visitor.give("a.wav", wav(clips[place % len(clips)][1]))
         meet.wait()
-        recognitions = [timed(visitor.recognise, recording)[0] for _ in range(10)]
+        recognitions = [timed(visitor.recognise, recording) for _ in range(10)]
         visitor.close()
-        return enrolments, recognitions
+        seconds = []
+        for found, right in ((enrolments, "Leaving out each"), (recognitions, "probability of")):
+            if not all(right in said for _, said in found):
+                raise UserError(f"a visitor of {meet.parties} got another answer; see the server's")
+            seconds.append([second for second, _ in found])
+        return seconds[0], seconds[1]
 
-    visit(0, threading.Barrier(1))  # so that all programs are compiled
-    rows = [["visitors", "enrol, s", "recognise, s"]]
-    for number in (1, visitors):
-        before = _cpu(server.process.pid)
-        meet = threading.Barrier(number)
-        seconds, found = timed(together, [partial(visit, place, meet) for place in range(number)])
-        used = (_cpu(server.process.pid) - before) / seconds
+    def measure(number: int, minute: float) -> list[str]:
+        before, meet = server.cpu(), threading.Barrier(number, timeout=600)
+        doing = [partial(visit, place, meet) for place in range(number)]
+        seconds, found = timed(together, doing)
+        used = (server.cpu() - before) / seconds
         both = zip(*found, strict=True)
         worst = [np.percentile(np.concatenate(kind), 95) for kind in both]
-        rows.append([str(number), *(f"{value:.2f}" for value in worst), f"{used:.1f} cores busy"])
-    rows[0].append("server")
-    return rows
+        cells = [f"{minute:.0f}", *(f"{value:.2f}" for value in worst), f"{used:.1f}"]
+        return [str(number), *cells, f"{server.memory()[0]:.0f}"]
+
+    visit(0, threading.Barrier(1))  # so that all programs are compiled
+    rows = [["visitors", "minute", "enrol, s", "recognise, s", "cores busy", "memory, MB"]]
+    rows += [measure(1, 0), measure(visitors, 0)]
+    begun = time.monotonic()
+    last = []
+    while (minute := (time.monotonic() - begun) / 60) < minutes:
+        last = [measure(visitors, minute)]
+    return rows + last
 
 
 def main() -> None:
@@ -414,26 +556,18 @@ def main() -> None:
         raise UserError("--checkpoint is missing; for example --checkpoint=runs/start")
     clips = speech(20)
     with tempfile.TemporaryDirectory() as folder:
-        server = start(args.checkpoint, Path(folder))
+        server = start(args.checkpoint, args.encoder, Path(folder))
         try:
-            rows = crowd(server, clips, args.visitors)
-            print(text_table(rows), flush=True)
-            if args.attacks:
-                _settle(server)
+            print(text_table(crowd(server, clips, args.visitors, args.minutes)), flush=True)
+            if not args.attacks:
+                return
+            time.sleep(70)  # until the sessions of before are gone
             idle, _ = server.memory()
-            print(f"\nidle: {idle:.0f} MB; MB above it, and of disk:\n", flush=True)
-            for attack in attacks(clips) if args.attacks else ():
-                server.memory()
-                seconds, said = timed(attack.run, server)
-                now, most = server.memory()
-                disk, number = server.disk()
-                verdict = "" if most - idle < BOUND else "  TOO MUCH"
-                print(
-                    f"{attack.name}: peak {most - idle:+.0f}, then {now - idle:+.0f}; disk "
-                    f"{disk:.0f} in {number} files; {seconds:.0f} s; {said}{verdict}",
-                    flush=True,
-                )
-            time.sleep(args.wait if args.attacks else 0)
+            for name, made in (("the page", attacks(clips)), ("the HTTP interface", calls(clips))):
+                print(f"\n{name}; MB above the {idle:.0f} MB of the idle server, and of disk:\n")
+                for attack in made:
+                    print(_outcome(server, attack, idle), flush=True)
+            time.sleep(args.wait)
             now, _ = server.memory()
             disk, number = server.disk()
             verdict = "" if now - idle < REMAINING and not number else "  TOO MUCH"
@@ -446,16 +580,25 @@ def main() -> None:
             print(f"ended with {server.process.wait(30)}; left: {os.listdir(folder)}")
 
 
-def _settle(server: Server) -> None:
-    """Until the sessions of before are gone."""
-    time.sleep(70)
+def _outcome(server: Server, attack: Attack, idle: float) -> str:
+    """A line of what an attack did."""
     server.memory()
+    seconds, said = timed(attack.run, server)
+    now, most = server.memory()
+    disk, number = server.disk()
+    verdict = "" if most - idle < BOUND else "  TOO MUCH"
+    return (
+        f"{attack.name}: peak {most - idle:+.0f}, then {now - idle:+.0f}; disk {disk:.0f} in "
+        f"{number} files; {seconds:.0f} s; {said}{verdict}"
+    )
 
 
 def define_flags() -> None:
     """The start, how many visitors, and how long is waited."""
-    flags.DEFINE_string("checkpoint", "", "Folder of a finished run of experiments/start.cfg.")
+    flags.DEFINE_string("checkpoint", "", "What `serve` starts from.")
+    flags.DEFINE_string("encoder", "", "Weights of the encoder, where the start needs them.")
     flags.DEFINE_integer("visitors", 10, "Visitors at once.", 1)
+    flags.DEFINE_float("minutes", 0, "For which the visitors come again and again.", 0)
     flags.DEFINE_float("wait", 200, "Seconds between the last page and the last figures.", 0)
     flags.DEFINE_boolean("attacks", True, "False: nothing but the visitors.")
 

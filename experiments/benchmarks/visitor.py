@@ -5,9 +5,9 @@ import http.client
 import json
 import secrets
 import socket
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class Visitor:
 
     def enrol(self) -> str:
         """Enrols; what the page says."""
-        return text(self.do("Enrol", ["neutral", "silence"]))
+        return text(self.do("Enrol", ["neutral", "silence"], ""))
 
     def load(self, content: bytes) -> str:
         """Loads a model; what the page says."""
@@ -137,7 +137,7 @@ class Visitor:
 
     def recognise(self, file: dict[str, Any]) -> str:
         """Recognises a recording that was given; what the page says."""
-        return text(self.do("Recognise", file, 0))
+        return text(self.do("Recognise", file, 0, ""))
 
     def _index(self, action: str) -> int:
         """The number of the event that a component of this name or label triggers."""
@@ -156,13 +156,19 @@ class Visitor:
 
 def multipart(files: Sequence[tuple[str, bytes]]) -> tuple[bytes, dict[str, str]]:
     """The body and the headers of an upload."""
-    parts = [
-        b'--edge\r\nContent-Disposition: form-data; name="files"; filename="%b"\r\n\r\n%b\r\n'
-        % (name.encode(), content)
-        for name, content in files
-    ]
+    return form(*(("files", name, content) for name, content in files))
+
+
+def form(*parts: Any) -> tuple[bytes, dict[str, str]]:
+    """The body and headers of a form; a part is a name and a text, or a file's name and bytes."""
+    lines = []
+    for name, *content in parts:
+        kind = f'; filename="{content[0]}"' if len(content) == 2 else ""
+        raw = content[-1] if isinstance(content[-1], bytes) else str(content[-1]).encode()
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{kind}\r\n\r\n'
+        lines.append(head.encode() + raw + b"\r\n")
     headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-    return b"".join([*parts, b"--edge--\r\n"]), headers
+    return b"".join([*lines, f"--{BOUNDARY}--\r\n".encode()]), headers
 
 
 def as_file(path: str) -> dict[str, Any]:
@@ -177,17 +183,8 @@ def text(output: dict[str, Any]) -> str:
 
 def together(actions: Sequence[Any]) -> list[Any]:
     """Calls functions at once; what each returns."""
-    found: list[Any] = [None] * len(actions)
-
-    def call(place: int) -> None:
-        found[place] = actions[place]()
-
-    threads = [threading.Thread(target=call, args=(place,)) for place in range(len(actions))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(lambda action: action(), actions))
 
 
 def timed(action: Any, *inputs: Any) -> tuple[float, Any]:

@@ -10,17 +10,22 @@ import io
 import os
 import signal
 import sys
+import textwrap
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any, NoReturn, TextIO
 
 from absl import app, flags, logging
 from tqdm import tqdm
 
+from fmaml_jax import __version__
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import one_line
+
+PRESETS = Path(__file__).parents[1] / "presets"
+"""Where an installed package has the flagfiles that a checkout has in experiments/."""
 
 LOG_SECONDS = 10.0
 """Seconds between two progress lines when the output is a file or a batch system's log."""
@@ -33,6 +38,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 MISTAKE, FULL = 2, 3
 """Exit codes: of a mistake that the user can mend, and of what has no room to be written."""
 
+HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -112,8 +118,8 @@ def with_flagfiles(
 
     Args:
         arguments: of a command line, or the lines of a flagfile.
-        beside: where a flagfile is looked for, before the working folder: beside the one that
-            names it.
+        beside: where a flagfile is looked for, before the working folder and the presets: beside
+            the one that names it.
         within: the flagfiles that are being read.
 
     Raises:
@@ -129,16 +135,40 @@ def with_flagfiles(
             read.append(argument)
             continue
         path = Path((value if equals else next(rest, "")).strip()).expanduser()
-        path = (beside / path if (beside / path).exists() else path).resolve()
+        places = (beside / path, path, PRESETS / path.name)
+        path = next((place for place in places if place.exists()), path).resolve()
         if path in within:
             raise UserError(f"the flagfile {path} names itself; take that line out")
         try:
             lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except FileNotFoundError as error:
+            raise UserError(f"the flagfile {path} does not exist; check its name") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"cannot read the flagfile {path} ({error}); name a text") from error
+            why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+            raise UserError(f"cannot read the flagfile {path}: {why}; name a text") from error
         flags_of_file = [line for line in lines if line and not line.startswith(("#", "//"))]
         read += with_flagfiles(flags_of_file, path.parent, (*within, path))
     return read
+
+
+class _VersionFlag(flags.BooleanFlag):
+    """Prints the version and ends the command, whichever other flags are missing."""
+
+    def __init__(self) -> None:
+        super().__init__("version", False, "show the version", allow_hide_cpp=True)
+
+    def parse(self, argument: Any) -> None:
+        if self._parse(argument):
+            print(f"fmaml_jax {__version__}")
+            sys.exit(0)
+
+
+def _show_in_help(module: str) -> None:
+    """Lets --help show a module that an installed script has imported, as if it were run itself."""
+    if module != "__main__":
+        sys.modules["__main__"].__doc__ = sys.modules[module].__doc__
+        for flag in flags.FLAGS.get_key_flags_for_module(module):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def _expand_home(values: flags.FlagValues) -> None:
@@ -151,11 +181,60 @@ def _expand_home(values: flags.FlagValues) -> None:
             values[name].value = [os.path.expanduser(str(item)) for item in value]
 
 
-def run(main: Callable[..., int | None], arguments: bool = False) -> None:
+def _help(
+    required: Sequence[str], example: str, groups: Mapping[str, Sequence[str]], width: int = 88
+) -> str:
+    """What `--help` prints: the command's own words, its flags by group, and an example."""
+    command = sys.modules["__main__"]
+    own = {flag.name: flag for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])}
+    grouped = {name for names in groups.values() for name in names}
+    rest = [name for name in own if name not in grouped]
+    lines = [(command.__doc__ or "").strip()]
+    for title, names in {**groups, "Other flags" if groups else "Flags": rest}.items():
+        lines += ["", f"{title}:"] if names else []
+        for flag in (own[name] for name in names):
+            value = "" if flag.boolean else f"={flag.name.upper()}"
+            lines.append(f"  --{'[no]' if flag.boolean else ''}{flag.name}{value}")
+            words = flag.help or ""
+            choices: Sequence[str] = getattr(flag.parser, "enum_values", ())
+            if choices:  # which absl has put in front
+                words = words.removeprefix(f"<{'|'.join(choices)}>: ")
+            notes = [f"one of {', '.join(filter(None, choices))}"] if choices else []
+            if flag.name in required:
+                notes.insert(0, "required")
+            elif flag.default not in (None, "", []) and flag.default is not False:
+                notes.append(f"default {(flag.default_as_str or '').strip(chr(39))}")
+            lines += textwrap.wrap(
+                f"{words} ({'; '.join(notes)})" if notes else words,
+                width,
+                initial_indent=" " * 6,
+                subsequent_indent=" " * 6,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+    module = getattr(command.__spec__, "name", "").removesuffix(".__main__")
+    lines += [
+        "",
+        "  --flagfile=FILE",
+        "      a text of flags, one a line; those after it count more",
+    ]
+    lines += ["", "Example:", f"  python -m {module} {example}"] if example else []
+    return "\n".join(lines)
+
+
+def run(
+    main: Callable[..., int | None],
+    arguments: bool = False,
+    *,
+    example: str = "",
+    required: Sequence[str] = (),
+    groups: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """Parses the command line into `absl.flags.FLAGS` and exits with what `main` returns.
 
     With `arguments` the command takes some beside its flags, in any order, and `main` gets them
-    as a list; else it gets nothing.
+    as a list; else it gets nothing. `--help` shows the flags of `groups` by their titles, marks the
+    `required` ones and ends with the `example` of a command line.
 
     A flag that does not parse, a stray argument and a `UserError` end with one line and code 2,
     a disk or an output without room with code 3, Ctrl-C with one line and the shell's code for it.
@@ -164,6 +243,11 @@ def run(main: Callable[..., int | None], arguments: bool = False) -> None:
     os.environ["MPLBACKEND"] = "agg"  # pictures become files; a setting for windows may be wrong
 
     def parse(argv: list[str]) -> list[str]:
+        before = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+        if not HELP.isdisjoint(before):
+            print(_help(required, example, groups))
+            sys.stdout.flush()
+            sys.exit(0)
         try:
             rest = flags.FLAGS([argv[0], *with_flagfiles(argv[1:])])
         except (flags.Error, UserError) as error:
@@ -198,6 +282,8 @@ def run(main: Callable[..., int | None], arguments: bool = False) -> None:
             print("interrupted", file=sys.stderr)
             return 128 + signal.SIGINT
 
+    flags.DEFINE_flag(_VersionFlag())
+    _show_in_help(main.__module__)
     flags.FLAGS.set_gnu_getopt(arguments)
     app.run(guarded, flags_parser=parse)
 

@@ -13,16 +13,16 @@ def describe(recogniser: Recogniser) -> str:
     estimate = recogniser.estimate
     answers = [one_line(name) for name in recogniser.classes]
     classes = [
-        (name, str(count or "none"), begins)
-        for name, count, begins in zip(
+        (name, str(count or "none"), meaning)
+        for name, count, meaning in zip(
             answers,
             recogniser.counts,
-            (f"as {own}" if own else "as new" for own in recogniser.known_as),
+            (own or "a new class" for own in recogniser.known_as),
             strict=True,
         )
     ]
     confusion = [
-        (label, *(str(count or "") for count in row))
+        (label, *map(str, row))
         for label, row in zip(answers, estimate.confusion.tolist(), strict=False)
     ]
     low, high = estimate.interval
@@ -30,7 +30,7 @@ def describe(recogniser: Recogniser) -> str:
         [
             f"Leaving out each {estimate.left_out} in turn: {estimate.uar:.0%} of {estimate.clips} "
             f"clips are right, as a mean over the classes (UAR; 95% interval {low:.0%} to "
-            f"{high:.0%}); by chance {estimate.chance:.0%}.",
+            f"{high:.0%}). One answer for all clips would give {estimate.chance:.0%}.",
             "",
             text_table([("labelled", *answers), *confusion]),
             "",
@@ -40,7 +40,7 @@ def describe(recogniser: Recogniser) -> str:
     )
     return "\n".join(
         [
-            text_table([("class", "clips", "begins"), *classes]),
+            text_table([("class", "clips", "starts as"), *classes]),
             "",
             *estimated,
             *(f"Warning: {one_line(warning)}." for warning in recogniser.warnings),

@@ -83,9 +83,13 @@ def stretches(clips: Sequence[LabelledClip]) -> Int[np.ndarray, " clips"]:
     """The stretch of speech that each clip is cut from, as a number.
 
     Parts of one file and label are of one stretch where they overlap or `PAUSE` does not part them:
-    of two such clips one tells more of the other than it will of new ones.
+    of two such clips one tells more of the other than it will of new ones. Numbers follow the order
+    of the files' first clips, whatever the files are called and wherever they are.
     """
-    order = sorted(range(len(clips)), key=lambda i: (clips[i].file, clips[i].label, clips[i].part))
+    place = {file: number for number, file in enumerate(dict.fromkeys(c.file for c in clips))}
+    order = sorted(
+        range(len(clips)), key=lambda i: (place[clips[i].file], clips[i].label, clips[i].part)
+    )
     found, end = np.zeros(len(clips), int), 0.0
     for before, i in pairwise(order):
         last, clip = clips[before], clips[i]
@@ -131,12 +135,18 @@ def make_folds(
 def _folds_of_stretches(
     labels: Int[np.ndarray, " clips"], stretch: Int[np.ndarray, " clips"]
 ) -> Folds:
-    """Each stretch a fold or, of too many, groups that spread each class over the folds."""
+    """One stretch of each class a fold, or several where there are too many.
+
+    A clip that is left out alone leaves its class smaller than the others, and is taken for theirs
+    more often than a new one will be.
+    """
     numbers, first, own = np.unique(stretch, return_index=True, return_inverse=True)
     label = labels[first]  # a stretch has one
-    usable = np.flatnonzero(np.bincount(label)[label] > 1)
     fold = np.full(len(numbers), -1)
-    fold[usable[np.argsort(label[usable], kind="stable")]] = np.arange(len(usable)) % MOST_FOLDS
+    for each in np.unique(label):
+        of_class = np.flatnonzero(label == each)
+        if len(of_class) > 1:
+            fold[of_class] = np.arange(len(of_class)) % MOST_FOLDS
     single = len(numbers) == len(labels)
     return Folds("clip" if single else "stretch of speech", fold[own])
 

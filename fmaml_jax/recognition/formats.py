@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.text import one_line
+from fmaml_jax.common.text import one_line, text_table
 from fmaml_jax.recognition import annotations
 from fmaml_jax.recognition.annotations import AT, TIER, Interval
 
@@ -61,35 +61,61 @@ def _probability(value: float) -> float:
 def _write_csv(predictions: Predictions, file: TextIOBase) -> None:
     rows = csv.writer(file, lineterminator="\r\n")
     for number, prediction in enumerate(predictions):
-        if number == 0:
-            chances = [f"p({name})" for name in prediction.classes]
-            who = ["speaker"] * bool(prediction.speakers)
-            rows.writerow(["file", "start", "end", *who, "label", "confidence", *chances])
-        for segment in prediction.segments:
-            rows.writerow(
-                [
-                    prediction.file,
-                    _seconds(segment.start),
-                    _seconds(segment.end),
-                    *[segment.speaker] * bool(prediction.speakers),
-                    segment.label,
-                    _probability(segment.confidence),
-                    *map(_probability, segment.probabilities),
-                ]
+        head, *segments = as_table(prediction)
+        rows.writerows([head, *segments] if number == 0 else segments)
+        file.flush()
+
+
+def as_table(prediction: "Prediction") -> list[list[str | float]]:
+    """A prediction as `--format=csv` has it: the names of its columns, and a row a segment."""
+    who = bool(prediction.speakers)
+    chances = [f"p({name})" for name in prediction.classes]
+    return [
+        ["file", "start", "end", *["speaker"] * who, "label", "confidence", *chances],
+        *(
+            [
+                prediction.file,
+                _seconds(segment.start),
+                _seconds(segment.end),
+                *[segment.speaker] * who,
+                segment.label,
+                _probability(segment.confidence),
+                *map(_probability, segment.probabilities),
+            ]
+            for segment in prediction.segments
+        ),
+    ]
+
+
+def _write_for_terminal(predictions: Predictions, file: TextIOBase) -> None:
+    for prediction in predictions:
+        who = bool(prediction.speakers)
+        head = ("start", "end", *["speaker"] * who, "label", "confidence")
+        rows = [
+            (
+                f"{segment.start:.1f}",
+                f"{segment.end:.1f}",
+                *[one_line(segment.speaker)] * who,
+                one_line(segment.label),
+                f"{segment.confidence:.0%}",
             )
+            for segment in prediction.segments
+        ]
+        file.write(f"{one_line(prediction.file)}\n{text_table([head, *rows])}\n\n")
         file.flush()
 
 
 def _write_json(predictions: Predictions, file: TextIOBase) -> None:
     document = {
         "schema_version": SCHEMA_VERSION,
-        "predictions": [_object(prediction) for prediction in predictions],
+        "predictions": [as_object(prediction) for prediction in predictions],
     }
     json.dump(document, file, indent=2, ensure_ascii=False, allow_nan=False)
     file.write("\n")
 
 
-def _object(prediction: "Prediction") -> dict[str, Any]:
+def as_object(prediction: "Prediction") -> dict[str, Any]:
+    """A prediction as `prediction.schema.json` has it."""
     return {
         "file": prediction.file,
         "seconds": _seconds(prediction.seconds),
@@ -198,3 +224,5 @@ FORMATS: dict[str, Format] = {
     "rttm": Format(".rttm", False, _write_rttm),
 }
 """The values of `predict --format`."""
+TERMINAL = Format("", False, _write_for_terminal)
+"""What people see where standard output is a terminal and no format is named."""

@@ -6,29 +6,34 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from numbers import Real
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.audio.features import AnyEncoderConfig
+from fmaml_jax.audio.memory import IN_MEMORY, Source, as_file, is_one_sound, source_name
 from fmaml_jax.audio.quality import FAR_FROM_SPEECH, QUIET, far_from_speech
-from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.errors import UserError, require_kind
 from fmaml_jax.data.scale import scaled
 from fmaml_jax.encoder.features import voice_describer, window_describer
 from fmaml_jax.recognition.checkpoint import Start, load_start
-from fmaml_jax.recognition.model_file import load, save
+from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import (
     Recogniser,
     fit,
     probabilities,
     probabilities_by_speaker,
 )
+from fmaml_jax.recognition.recordings import writing
 from fmaml_jax.recognition.speakers import (
     Turn,
     channel_name,
     labelled,
+    require_turns,
     side_by_side,
     speech_of,
     told,
@@ -48,37 +53,51 @@ from fmaml_jax.recognition.timeline import (
 )
 from fmaml_jax.recognition.voices import find_speakers, number_speakers
 
-__all__ = ["Prediction", "Recogniser", "enrol", "load", "predict", "predict_folder", "save"]
+__all__ = [
+    "Heard",
+    "Source",
+    "enrol",
+    "hear",
+    "label_together",
+    "predict",
+    "predict_folder",
+    "write",
+]
 
-Speakers = Literal["named", "named_by_file", "file", "found"]
+Speakers = Literal["named", "named_by_file", "file", "found", "folder"]
 
 
 def enrol(
     checkpoint: str | os.PathLike | Start,
-    support: str | os.PathLike | Sequence[LabelledClip],
+    support: str | os.PathLike | Mapping[str, Iterable[Source]] | Sequence[LabelledClip],
     *,
     same_as: Mapping[str, str] | None = None,
     without: Sequence[str] = (),
     tier: str = "",
-    speakers: Literal["", "known", "found"] = "",
+    speakers: Literal["", "known", "found", "folder"] = "",
+    report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> Recogniser:
     """Adapts a meta-trained network to labelled clips.
 
     Args:
-        checkpoint: the folder of a finished run of `experiments/start.cfg`, or what `load_start`
-            made of it, which takes another encoder file too.
+        checkpoint: a start that comes with the package, "descriptors" or "encoder"; or a start's
+            file; or the folder of a finished run; or what `load_start` made of one of these, which
+            takes another encoder file too.
         support: a folder that has a folder for each label; or a CSV with the columns file and
             label and, if wanted, start and end (seconds within the file) and speaker; or a Praat
-            TextGrid, an ELAN .eaf or Audacity's labels, with the sound beside it; or clips that
-            have been read (`support.read_clip_as`).
+            TextGrid, an ELAN .eaf or Audacity's labels, with the sound beside it; or a mapping of
+            each label to its clips, any of what `predict` takes; or clips that have been read with
+            their speakers (`read_clip_as`).
         same_as: for a label in your own words, the class of the checkpoint that it means, such as
             {"gniew": "anger"}: it then begins with what the checkpoint knows of anger.
         without: fixed classes that the recogniser is not to answer, such as ("neutral",).
         tier: the tier that has the labels, "" for "emotion"; where it is given, a folder is one of
             TextGrids and .eaf files.
         speakers: "known" or "found" (by the encoder's embedding of each voice, which is not kept)
-            takes the clips without what each speaker's have beside their emotions, and the
-            recogniser is then for `predict_folder`.
+            takes the clips without what each speaker's have beside their emotions, "folder" without
+            what all of them have, as if they were one speaker's; the recogniser is then for
+            `predict_folder`.
+        report: is told how many clips are read, and of how many, again and again.
 
     Returns:
         The recogniser, with an estimate of its recall by leaving out clips (stretches of speech,
@@ -89,29 +108,44 @@ def enrol(
             apart, or parts of a file that overlap have different labels, or a label seems to mean a
             fixed class that is answered too.
     """
+    require_kind("same_as", same_as, Mapping | None, "labels and what they mean")
+    require_kind("without", without, tuple | list | set | frozenset, "a list of classes")
+    require_kind("tier", tier, str, "its name")
+    _require_choice("speakers", speakers, ("", "known", "found", "folder"))
     start = checkpoint if isinstance(checkpoint, Start) else load_start(checkpoint)
-    paths = isinstance(support, str | os.PathLike)
-    if speakers == "found" and not paths:
+    if isinstance(support, str | os.PathLike | Mapping):
+        clips = read_support(support, start, tier, speakers == "found", report)
+    elif speakers == "found":
         raise UserError(
-            "speakers are found in sound alone; give the folder or the CSV of the clips"
+            "speakers are found in sound alone; give the folder, the CSV or a mapping of the clips"
         )
-    clips = read_support(support, start, tier, speakers == "found") if paths else support
+    elif isinstance(support, Sequence) and all(isinstance(one, LabelledClip) for one in support):
+        clips = support
+    else:
+        raise UserError(
+            f"support is of the type {type(support).__name__} and no labelled clips; give a path, "
+            'or a mapping such as {"anger": ["a.wav", (samples, rate)]}'
+        )
     if not clips:
         raise UserError("there are no clips; label two or more, best of two or more classes")
     kept, warnings = look_over(clips, start.fixed)
     if not kept:
         raise UserError(f"no clip can be used: {'; '.join(warnings)}")
-    if speakers and not any(clip.speaker for clip in kept):
+    if speakers in ("known", "found") and not any(clip.speaker for clip in kept):
         raise UserError(
             "no clip has a speaker; name them in a CSV's column speaker, or let them be found "
             "(--speakers=found)"
         )
-    return fit(start, kept, same_as or {}, without, warnings, bool(speakers))
+    groups = None
+    if speakers:
+        one = speakers == "folder"
+        groups = number_speakers(["folder" if one else clip.speaker for clip in kept])
+    return fit(start, kept, same_as or {}, without, warnings, groups)
 
 
 def predict(
     recogniser: Recogniser,
-    path: str | os.PathLike,
+    source: Source,
     *,
     abstain: float = 0.0,
     channels: Literal["mixed", "split"] = "mixed",
@@ -124,11 +158,14 @@ def predict(
 
     Args:
         recogniser: from `enrol` or `load`.
-        path: a sound file of any format, rate, channel count and length. Up to 15 s it is one clip;
-            a longer one is cut into segments where there is speech. Memory does not grow with it.
+        source: a sound file of any format, rate, channel count and length: its path, or a file
+            object opened in binary mode. Or samples in memory, (samples, rate): floats of the shape
+            [frames] or [frames, channels], full scale at 1, and their number per second. Up to 15 s
+            it is one clip; a longer one is cut into segments where there is speech. Sound in memory
+            is written to a temporary file meanwhile.
         abstain: probability from 0 to 1 below which the answer is "unsure".
         channels: "mixed" into one, or "split", each of them a speaker of a call.
-        turns: who speaks when (`speakers.read_turns`): what is labelled are the turns, each for
+        turns: who speaks when (`Turn`, `read_turns`): what is labelled are the turns, each for
             itself, and no other speech is looked for. One turn from 0 to infinity says who speaks
             in all of the recording.
         executor: describes stretches of a recording at the same time, such as a
@@ -147,12 +184,12 @@ def predict(
     Raises:
         UserError: the file cannot be decoded, or is shorter than a millisecond; or `abstain` is no
             probability; or there is one channel to split, or there are turns of split ones, or
-            turns after the recording's end.
+            turns after the recording's end; or what is passed is of another kind.
     """
     _require_probability(abstain)
     heard = hear(
         recogniser,
-        path,
+        source,
         channels=channels,
         turns=turns,
         find_in=partial(probabilities, recogniser),
@@ -165,7 +202,7 @@ def predict(
 
 def predict_folder(
     recogniser: Recogniser,
-    paths: Sequence[str | os.PathLike],
+    sources: Sequence[Source],
     *,
     speakers: Speakers,
     turns: Mapping[Any, Sequence[Turn]] | None = None,
@@ -180,11 +217,11 @@ def predict_folder(
 
     Args:
         recogniser: from `enrol` with `speakers`.
-        paths: sound files, see `predict`; their order does not matter.
+        sources: sounds, see `predict`; their order does not matter.
         speakers: "named" by `turns` or, with split channels, each channel one; "named_by_file" if a
-            name is somebody else in each file, as in an RTTM; "file", each file one speaker; or
-            "found" by the encoder's embedding of each window's voice, which is biometric data: it
-            is in memory for this call, and nowhere afterwards.
+            name is somebody else in each file, as in an RTTM; "file", each file one speaker;
+            "folder", all files one; or "found" by the encoder's embedding of each window's voice,
+            which is biometric data: it is in memory for this call, and nowhere afterwards.
         turns: who speaks when, by path; see `predict`.
         channels: see `predict`.
         abstain: see `predict`.
@@ -197,14 +234,19 @@ def predict_folder(
             without the encoder's weights, or among too many clips.
     """
     _require_probability(abstain)
+    _require_choice("speakers", speakers, get_args(Speakers))
+    require_kind("turns", turns, Mapping | None, "those of each path, as read_turns returns them")
+    if is_one_sound(sources) or not isinstance(sources, Iterable):
+        raise UserError("sources is no list of sounds; give one, such as ['a.wav', 'b.wav']")
+    said = {os.fspath(path): spoken for path, spoken in (turns or {}).items()}
     heard = [
         hear(
-            *(recogniser, path),
+            *(recogniser, source),
             channels=channels,
-            turns=(turns or {}).get(path, ()),
+            turns=said.get(os.fspath(source), ()) if isinstance(source, str | os.PathLike) else (),
             voices=speakers == "found",
         )
-        for path in paths
+        for source in sources
     ]
     return label_together(recogniser, heard, speakers, abstain)
 
@@ -225,7 +267,7 @@ class Heard(NamedTuple):
 
 def hear(
     recogniser: Recogniser,
-    path: str | os.PathLike,
+    source: Source,
     *,
     channels: Literal["mixed", "split"] = "mixed",
     turns: Sequence[Turn] = (),
@@ -239,7 +281,7 @@ def hear(
 
     Args:
         recogniser: see `predict`, as of the rest.
-        path: of the file.
+        source: of the sound.
         channels: mixed or split.
         turns: who speaks when.
         voices: whether who speaks is heard too: an embedding after each window's features.
@@ -251,19 +293,24 @@ def hear(
     Raises:
         UserError: see `predict`.
     """
-    if channels not in ("mixed", "split"):
-        raise UserError(f"channels={channels} is neither mixed nor split; say which")
+    require_kind("recogniser", recogniser, Recogniser, "what enrol or load returns")
+    _require_choice("channels", channels, ("mixed", "split"))
+    turns = require_turns(turns)
     if channels == "split" and turns:
         raise UserError("split channels are speakers already; leave out either them or the turns")
-    listen_to = partial(_listen, recogniser, os.fspath(path), voices, find_in, executor, look)
     try:
-        if channels == "split":
-            return Heard((*_each_channel(path, listen_to, report),), (), split=True)
-        told_of = turns and not whole_speaker(turns)
-        heard = listen_to(report, find=partial(speech_of, turns) if told_of else None)
+        with as_file(source) as path:
+            listen_to = partial(_listen, recogniser, path, voices, find_in, executor, look)
+            if channels == "split":
+                parts = [*_each_channel(path, listen_to, report)]
+            else:
+                told_of = turns and not whole_speaker(turns)
+                parts = [listen_to(report, find=partial(speech_of, turns) if told_of else None)]
     except AudioError as error:
-        raise UserError(f"{path} cannot be used: {error}") from error
-    return Heard((heard,), turns, split=False)
+        raise UserError(f"{source_name(source) or IN_MEMORY} cannot be used: {error}") from error
+    file = source_name(source) or IN_MEMORY
+    named = (part._replace(prediction=part.prediction._replace(file=file)) for part in parts)
+    return Heard(tuple(named), turns, channels == "split")
 
 
 def label_together(
@@ -272,7 +319,8 @@ def label_together(
     """Labels what `hear` heard; see `predict_folder`."""
     if recogniser.means is None:
         raise UserError(
-            "the model is not for clips by speaker; enrol again with --speakers=known or found"
+            "the model is not for clips by speaker; enrol again with --speakers=known, found or "
+            "folder"
         )
     counts = [[len(found) for part in each.parts for found in part.found] for each in heard]
     every = [found for each in heard for part in each.parts for found in part.found]
@@ -300,9 +348,38 @@ def _names(heard: Heard, number: int, speakers: Speakers) -> Iterator[str]:
     for channel, part in enumerate(heard.parts):
         for span, found in zip(part.spans, part.found, strict=True):
             name = channel_name(channel) if heard.split else whole or span.speaker
-            if speakers == "file" or (name and (heard.split or speakers == "named_by_file")):
+            if speakers == "folder":
+                name = speakers
+            elif speakers == "file" or (name and (heard.split or speakers == "named_by_file")):
                 name = f"{number}\0{name}"
             yield from itertools.repeat(name, len(found))
+
+
+def write(predictions: Iterable[Prediction], path: str | os.PathLike) -> None:
+    """Writes predictions into one file, whole or not at all; its suffix says the format.
+
+    Raises:
+        UserError: the suffix is of no format, or the format holds one recording and there are
+            several, or the file cannot be written.
+    """
+    require_kind("path", path, str | os.PathLike, "the file to write")
+    require_kind("predictions", predictions, Iterable, "a list of what predict returned")
+    path, predictions = Path(path), list(predictions)
+    for prediction in predictions:
+        require_kind("what is written", prediction, Prediction, "a list of what predict returned")
+    suffixes = {form.suffix.lower(): form for form in FORMATS.values()}
+    form = suffixes.get(path.suffix.lower())
+    if form is None:
+        raise UserError(
+            f"{path} has a suffix of no format; name it with one of "
+            f"{', '.join(form.suffix for form in FORMATS.values())}"
+        )
+    if form.single and len(predictions) != 1:
+        raise UserError(
+            f"{path} holds one recording, and there are {len(predictions)}; write a file for each"
+        )
+    with writing(path) as file:
+        form.write(predictions, file)
 
 
 def _labelled(heard: Heard, found: Sequence[Sequence[np.ndarray]], abstain: float) -> Prediction:
@@ -315,7 +392,13 @@ def _labelled(heard: Heard, found: Sequence[Sequence[np.ndarray]], abstain: floa
     return told(prediction, heard.turns)
 
 
+def _require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UserError(f"{name}={value!r} is none of {', '.join(map(repr, choices))}; choose one")
+
+
 def _require_probability(abstain: float) -> None:
+    require_kind("abstain", abstain, Real, "a number from 0 to 1")
     if not 0 <= abstain <= 1:  # false for NaN
         raise UserError(f"abstain={abstain} is no probability; give a number from 0 to 1")
 

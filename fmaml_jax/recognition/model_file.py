@@ -26,7 +26,7 @@ from fmaml_jax.audio.features import (
 )
 from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common import archive
-from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.errors import UserError, require_kind
 from fmaml_jax.common.files import is_special
 from fmaml_jax.common.text import LONGEST_NAME, clean_name, is_text, name_key
 from fmaml_jax.data.scale import Scale, without_metric
@@ -119,12 +119,14 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
 _MAKE = "make one with `python -m fmaml_jax.enrol`"
 
 
-def save(path: str | os.PathLike, recogniser: Recogniser) -> None:
+def save(recogniser: Recogniser, path: str | os.PathLike) -> None:
     """Writes the file whole or not at all; the same recogniser gives the same bytes.
 
     Raises:
         UserError: it cannot be written, or another kind of file has that name.
     """
+    require_kind("recogniser", recogniser, Recogniser, "what enrol or load returns")
+    require_kind("path", path, str | os.PathLike, "the file to write")
     require_writable(path)
     estimate = recogniser.estimate
     model = {
@@ -162,7 +164,7 @@ def require_writable(path: str | os.PathLike) -> None:
         raise UserError(f"--out={path} is there and is no model; choose another name")
     folder = Path(os.path.realpath(path)).parent
     if not is_special(path) and not os.access(folder, os.W_OK):
-        state = "cannot be written" if folder.is_dir() else "is no folder"
+        state = "cannot be written" if folder.exists() else "does not exist"
         raise UserError(f"--out={path}: {folder} {state}; choose another folder")
 
 
@@ -177,6 +179,8 @@ def load(path: str | os.PathLike, encoder: str = DEFAULT) -> Recogniser:
         UserError: the file is missing, foreign, truncated or damaged, was written by a newer
             version, or cannot be computed here as it was there; or its encoder is missing.
     """
+    require_kind("path", path, str | os.PathLike, "the path of a model file")
+    require_kind("encoder", encoder, str, "the path of its weights")
     if os.path.isfile(path) and os.path.getsize(path) > MOST_BYTES:
         raise UserError(f"{path} is larger than any model; {_MAKE}")
     arrays, intact = archive.read(path, _MAKE)

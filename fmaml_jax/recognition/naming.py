@@ -1,10 +1,11 @@
 """The classes of a recogniser: a user's labels, and what each is to the start."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.text import name_key
+from fmaml_jax.common.text import name_key, require_name
 from fmaml_jax.recognition.checkpoint import Start
 
 MOST_CLASSES = 100
@@ -104,8 +105,8 @@ def name_classes(
             f"clips at most {MOST_CLASSES} are told apart; give what is alike one label"
         )
     _refuse_synonyms(known_as, free)
+    warnings = _unnamed(start, known_as, free)
     known_as |= {name: name for name in free}
-    warnings = _unnamed(start, known_as)
     return Naming(tuple(emotions), tuple(supported), free, known_as, warnings)
 
 
@@ -115,6 +116,8 @@ def _known_as(start: Start, labels: set[str], same_as: Mapping[str, str]) -> dic
     spelled = {name_key(label): label for label in labels}
     known = {label: classes.get(name_key(label), "") for label in labels}
     for label, meaning in same_as.items():
+        require_name(label, "label")
+        require_name(meaning, "class")
         if name_key(label) not in spelled:
             raise UserError(
                 f"--same_as={label}={meaning}, but no clip is labelled {label!r}; the labels are "
@@ -135,8 +138,8 @@ def _free(start: Start, known_as: Mapping[str, str], without: Sequence[str]) -> 
     free = [name for name in start.fixed if not {name, name_key(name)} & taken]
     if foreign := [name for name in without if name_key(name) not in map(name_key, free)]:
         raise UserError(
-            f"--without={','.join(foreign)} cannot be left out; without clips there are "
-            f"{', '.join(free) or 'no classes'}"
+            f"--without={','.join(foreign)} cannot be left out; only "
+            f"{' and '.join(free) or 'a class without clips'} can"
         )
     return tuple(name for name in free if name_key(name) not in map(name_key, without))
 
@@ -154,14 +157,17 @@ def _refuse_synonyms(known_as: Mapping[str, str], free: Sequence[str]) -> None:
                 )
 
 
-def _unnamed(start: Start, known_as: Mapping[str, str]) -> tuple[str, ...]:
+def _unnamed(start: Start, known_as: Mapping[str, str], free: Sequence[str]) -> tuple[str, ...]:
     """What to say of new classes, where the start knows emotions that no class begins as."""
-    new = sorted(repr(label) for label, own in known_as.items() if not own)
+    new = sorted(label for label, own in known_as.items() if not own)
     left = [emotion for emotion in start.emotions if emotion not in known_as.values()]
     if not new or not left:
         return ()
-    begin = "begins as new; if it" if len(new) == 1 else "begin as new; where one"
+    flag = shlex.quote(f"--same_as={','.join(f'{label}=?' for label in new)}")
+    meanings = left + [name for name in free if name != SILENCE]
     return (
-        f"{', '.join(new)} {begin} means {' or '.join(left)}, say so (--same_as; on the page: It "
-        "means), and it is recognised better",
+        f"{', '.join(map(repr, new))} start{'s' * (len(new) == 1)} as a new class; where a label "
+        f"means {' or '.join(meanings)} in your words, it is recognised better if you say so: "
+        f"{flag} with one of these for each ?, without the labels that mean none (on the page: It "
+        "means)",
     )

@@ -25,7 +25,7 @@ from fmaml_jax.common.pictures import (
     YELLOW,
     draw_matrix,
 )
-from fmaml_jax.common.text import shortened
+from fmaml_jax.common.text import one_line, shortened
 from fmaml_jax.recognition.recogniser import Recogniser
 from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction
 
@@ -58,7 +58,7 @@ def draw_estimate(recogniser: Recogniser) -> Figure:
         figure = Figure(size, layout="constrained", frameon=False)
         axes = figure.add_subplot()
         shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
-        numbers = [[str(count or "") for count in row] for row in counts.tolist()]
+        numbers = [list(map(str, row)) for row in counts.tolist()]
         classes = list(map(shortened, recogniser.classes))
         draw_matrix(axes, shares, classes[:rows], classes, numbers)
         axes.set_xlabel("answer")
@@ -103,7 +103,7 @@ def draw_timeline(prediction: Prediction) -> Figure:
     """
     found = {segment.label for segment in prediction.segments}
     labels = [name for name in (*prediction.classes, UNSURE) if name in found]
-    figure = Figure((6.5, 2.0 + 0.26 * len(labels)), layout="constrained", frameon=False)
+    figure = Figure((6.5, 2.4 + 0.26 * len(labels)), layout="constrained", frameon=False)
     waveform, lanes = figure.subplots(
         2, sharex=True, height_ratios=(5, max(1, len(labels))), gridspec_kw={"hspace": 0}
     )
@@ -128,6 +128,11 @@ def draw_timeline(prediction: Prediction) -> Figure:
     names, families = lettered(list(map(shortened, labels)))
     lanes.set_yticks(range(len(labels)), names, parse_math=False, fontfamily=families)
     lanes.set_xlim(0, prediction.seconds)
+    lanes.set_xlabel("time; the paler a segment, the less sure the answer")
+    [title], families = lettered([shortened(one_line(Path(prediction.file).name), 60)])
+    waveform.set_title(
+        title, parse_math=False, fontfamily=families, color=INK, fontsize="medium", loc="left"
+    )
     lanes.xaxis.set_major_formatter(FuncFormatter(_clock))
     step = next((s for s in TICKS if prediction.seconds / s <= 7), prediction.seconds / 5)
     lanes.xaxis.set_major_locator(MultipleLocator(step))

@@ -10,6 +10,7 @@ was trained to, and so its comparison is balanced on the clips, and is joined by
 the classes' means as far as these foretell the clips better (`_compare`).
 """
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -103,6 +104,12 @@ class Recogniser(NamedTuple):
     encoder: str = DEFAULT
     means: Float32[np.ndarray, "classes coeffs"] | None = None
 
+    def __repr__(self) -> str:
+        return (
+            f"<Recogniser of {reprlib.repr(self.classes)}: {sum(self.counts)} clips, UAR "
+            f"{self.estimate.uar:.0%}>"
+        )
+
 
 def _are_speech(meanings: Sequence[str]) -> Bool[np.ndarray, " classes"]:
     return np.array([name != SILENCE for name in meanings])
@@ -179,7 +186,7 @@ def fit(
     same_as: Mapping[str, str],
     without: Sequence[str],
     warnings: Sequence[str],
-    by_speaker: bool = False,
+    groups: Int[np.ndarray, " clips"] | None = None,
 ) -> Recogniser:
     """Adapts the start to clips, calibrates it on them, and estimates how good it is.
 
@@ -189,7 +196,8 @@ def fit(
         same_as: for labels in the user's words, the class of the start that each means.
         without: fixed classes that are not to be answered, since the speech holds none of them.
         warnings: what was found when the clips were looked over; more are added.
-        by_speaker: whether clips are taken without their speakers' offsets, here and later.
+        groups: the number of each clip's speaker (see `voices.offsets`), where clips are taken
+            without their speakers' offsets, here and later.
 
     Raises:
         UserError: there are no two classes to tell apart, or `same_as` or `without` name what
@@ -200,7 +208,7 @@ def fit(
     folds = make_folds(labels, [clip.speaker for clip in clips], stretches(clips), naming.enrolled)
     bias = np.zeros(len(naming.classes), np.float32)
     bias[len(naming.enrolled) :] = start.config.fixed_bias
-    adapt = _adapt_by_speaker if by_speaker else _adapt
+    adapt = _adapt if groups is None else partial(_adapt_by_speaker, groups)
     adapted, means, logits = adapt(start, clips, labels, folds, naming, bias)
     estimate = estimate_recall(logits, labels, folds)
     return Recogniser(
@@ -256,6 +264,7 @@ def _adapt(
 
 
 def _adapt_by_speaker(
+    groups: Int[np.ndarray, " clips"],
     start: Start,
     clips: Sequence[LabelledClip],
     labels: Int[np.ndarray, " clips"],
@@ -269,7 +278,6 @@ def _adapt_by_speaker(
     are answered, by their answers, as they will be of what is recognised.
     """
     vectors = scaled(np.stack([clip.features for clip in clips]), start.scale)[:, 0]
-    groups = voices.number_speakers([clip.speaker for clip in clips])
     meanings = [naming.known_as[name] for name in naming.classes]
     known = _known(start, meanings)
     speech = _are_speech(meanings)

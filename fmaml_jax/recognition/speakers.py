@@ -8,14 +8,14 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE
 from fmaml_jax.audio.quality import NO_SPEECH, QUIET
-from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.errors import UserError, require_kind
 from fmaml_jax.common.text import (
     clean_name,
     listed_file,
@@ -43,6 +43,9 @@ _CHANNEL = "channel {}"
 _CHANNEL_NAME = re.compile(r"channel ([1-9]\d?)")
 
 
+AnyPath = TypeVar("AnyPath", bound=str | os.PathLike[str])
+
+
 class Turn(NamedTuple):
     """Somebody speaks from `start` to `end`, in seconds; infinity is the recording's end."""
 
@@ -62,7 +65,9 @@ def channel_of(speaker: str) -> int | None:
     return int(found[1]) - 1 if found else None
 
 
-def read_turns(path: Path, recordings: Sequence[Path]) -> dict[Path, list[Turn]]:
+def read_turns(
+    path: str | os.PathLike[str], recordings: Sequence[AnyPath]
+) -> dict[AnyPath, list[Turn]]:
     """Reads who speaks when in recordings.
 
     Args:
@@ -78,16 +83,17 @@ def read_turns(path: Path, recordings: Sequence[Path]) -> dict[Path, list[Turn]]
         UserError: the file cannot be read, tells of none of the recordings, leaves open which it
             tells of, or two turns of one speaker overlap.
     """
+    path = Path(path)
     listed = _rttm_turns(path) if path.suffix.lower() == ".rttm" else _csv_turns(path)
-    found: dict[Path, list[Turn]] = {}
+    found: dict[AnyPath, list[Turn]] = {}
     for name, turns in listed.items():
-        meant = [recording for recording in recordings if name in _names(recording)]
-        if len(set(map(os.path.realpath, meant))) > 1:
+        meant = [recording for recording in recordings if name in _names(Path(recording))]
+        if len({Path(recording).resolve() for recording in meant}) > 1:
             raise UserError(
                 f"{name} of {path} may be {' or '.join(map(str, meant))}; predict them one by one"
             )
         for recording in meant:
-            found[recording] = _in_order(turns, path)
+            found[recording] = _in_order(turns, str(path))
     if not found:
         raise UserError(
             f"{path} is of {_few(listed)}, and not of {_few(map(str, recordings))}; give the one "
@@ -149,7 +155,25 @@ def _csv_turns(path: Path) -> dict[str, list[Turn]]:
     return turns
 
 
-def _in_order(turns: Iterable[Turn], path: Path) -> list[Turn]:
+def require_turns(turns: Iterable[Turn]) -> list[Turn]:
+    """Turns that a caller has made or read, in order.
+
+    Raises:
+        UserError: one is no turn, or no length of time, or two of a speaker overlap.
+    """
+    require_kind("turns", turns, Iterable, "a list of Turn(start, end, speaker)")
+    ordered = [*turns]
+    for turn in ordered:
+        require_kind("a turn", turn, Turn, "Turn(start, end, speaker)")
+        if not 0 <= turn.start < turn.end:  # false for NaN
+            raise UserError(
+                f"a turn of {turn.speaker} from {turn.start} to {turn.end} s is no length of time; "
+                "give its start and its end in seconds"
+            )
+    return _in_order(ordered, "turns")
+
+
+def _in_order(turns: Iterable[Turn], origin: str) -> list[Turn]:
     """The turns by their start; what two of a speaker share, which is little, is the first's."""
     ordered = sorted(turns)
     speakers = one_spelling(turn.speaker for turn in ordered)
@@ -159,7 +183,7 @@ def _in_order(turns: Iterable[Turn], path: Path) -> list[Turn]:
         before = ends.get(speaker, 0.0)
         if start < before - OVERLAP or end <= before:
             raise UserError(
-                f"{path} has turns of {speaker} that overlap at {start:g} s; end one where the "
+                f"{origin} has turns of {speaker} that overlap at {start:g} s; end one where the "
                 "other starts"
             )
         ends[speaker] = end

@@ -5,15 +5,16 @@ import hashlib
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
 
 from fmaml_jax.audio.decoding import AudioError, probe, read_clip
+from fmaml_jax.audio.memory import IN_MEMORY, Source, as_file, is_one_sound, source_name
 from fmaml_jax.audio.quality import (
     FAR_FROM_SPEECH,
     QUIET,
@@ -22,8 +23,7 @@ from fmaml_jax.audio.quality import (
     in_sum,
 )
 from fmaml_jax.audio.voice_activity import Samples
-from fmaml_jax.common.console import progress
-from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.errors import UserError, require_kind
 from fmaml_jax.common.files import is_audio, is_hidden, passed_over, walk
 from fmaml_jax.common.text import (
     clean_name,
@@ -50,6 +50,8 @@ ROUNDED = 0.1
 """Seconds by which a part may end after its file, or after the next starts: tables round times."""
 AT_ONCE = 32
 """Clips of a support that are described at once."""
+MOST_NAMED = 4
+"""Folders that a message names."""
 ENOUGH_CLIPS = 5
 """Of a class; fewer are warned of."""
 
@@ -77,18 +79,27 @@ class LabelledClip(NamedTuple):
     file: str = ""
     part: tuple[float, float] = (0.0, math.inf)
 
+    def __repr__(self) -> str:
+        return f"<LabelledClip {self.name!r}: {self.label}>"
+
 
 class _Row(NamedTuple):
-    file: Path
+    file: Source
     label: str
     speaker: str = ""
     part: tuple[float, float | None] = (0.0, None)
+    place: str = ""
+    name: str = IN_MEMORY
 
 
 def read_support(
-    path: str | os.PathLike, start: Start, tier: str = "", find_speakers: bool = False
+    support: str | os.PathLike | Mapping[str, Iterable[Source]],
+    start: Start,
+    tier: str = "",
+    find_speakers: bool = False,
+    report: Callable[[int, int], Any] = lambda done, total: None,
 ) -> list[LabelledClip]:
-    """Reads a folder that has a folder for each label, a CSV, or an annotation of sound.
+    """Reads a folder that has a folder for each label, a CSV, an annotation, or clips by label.
 
     A CSV (see `read_table`) has the columns file and label and may have start, end and speaker. Its
     files are relative to its folder; start and end are seconds within the file. An annotation is a
@@ -97,44 +108,36 @@ def read_support(
     error; what is longer than a clip may be is cut.
 
     Args:
-        path: what to read.
+        support: what to read.
         start: what the clips will be enrolled in.
         tier: the tier of annotations that has the labels, "" for "emotion"; where it is given, a
             folder is one of TextGrids and .eaf files.
         find_speakers: takes those for the speakers who are heard in the clips (`voices`), whatever
             is said of them. The embeddings of their voices end here.
+        report: is told how many clips are read, and of how many, again and again.
 
     Raises:
         UserError: there is no clip, or one cannot be used; see `read_clip_as`; or there are no
             weights of the encoder that hears voices.
     """
-    path = Path(path)
     hear_voices = voice_describer(start.encoder) if find_speakers else None
-    if not path.exists():
-        raise UserError(f"--support={path} does not exist; give a folder, a CSV or an annotation")
-    if path.is_dir():
-        rows = _annotated_rows(path, tier) if tier else _folder_rows(path)
-    elif is_annotation(path):
-        rows = _interval_rows(path, tier or TIER)
-    elif tier:
-        raise UserError(f"--support={path} has no tiers, and no --tier={tier}; leave it out")
-    else:
-        rows = _table_rows(path)
-    if not rows:
-        raise UserError(
-            f"--support={path} holds no clips; put sound files into one folder for each label, or "
-            "list them in a CSV with the columns file and label"
-        )
+    if isinstance(support, Mapping) and tier:
+        raise UserError(f"a mapping has no tiers, and no tier={tier}; leave it out")
+    rows = (
+        _rows_by_label(support)
+        if isinstance(support, Mapping)
+        else _rows(Path(support), start, tier)
+    )
     clips, embeddings = [], []
-    with progress("reading", len(rows), " clips") as bar:
-        for first in range(0, len(rows), AT_ONCE):
-            some = rows[first : first + AT_ONCE]
-            read = [_read(row.file, row.label, start, row.speaker, row.part) for row in some]
-            clips += _described(read, start)
-            if hear_voices:
-                sounds = [samples for _, samples in read]
-                embeddings += [*hear_voices(sounds, [whole(samples) for samples in sounds])]
-            bar.update(len(some))
+    report(0, len(rows))
+    for first in range(0, len(rows), AT_ONCE):
+        some = rows[first : first + AT_ONCE]
+        read = [_read_row(row, start) for row in some]
+        clips += _described(read, start)
+        if hear_voices:
+            sounds = [samples for _, samples in read]
+            embeddings += [*hear_voices(sounds, [whole(samples) for samples in sounds])]
+        report(first + len(some), len(rows))
     if hear_voices:
         numbers = voices.find_speakers(np.stack(embeddings))
         named = zip(clips, numbers, strict=True)
@@ -143,7 +146,7 @@ def read_support(
 
 
 def read_clip_as(
-    path: str | os.PathLike,
+    source: Source,
     label: str,
     start: Start,
     speaker: str = "",
@@ -152,7 +155,7 @@ def read_clip_as(
     """Reads one clip, describes it as the start's network expects, and looks it over.
 
     Args:
-        path: a sound file.
+        source: the path of a sound file, a file object, or (samples, rate); see `predict`.
         label: its class, any text; see `clean_name`.
         start: what it will be enrolled in.
         speaker: who speaks; "" where unknown. Of "channel 2", as `predict` calls the speaker of
@@ -163,20 +166,26 @@ def read_clip_as(
         UserError: the file cannot be decoded, the clip is empty, silent or longer than
             `LONGEST_CLIP`, or the label is empty, too long or reserved.
     """
-    return next(_described([_read(path, label, start, speaker, part)], start))
+    require_kind("start", start, Start, "what load_start returns")
+    require_kind("label", label, str, "its class")
+    return next(_described([_read(_Row(source, label, speaker, part), start)], start))
 
 
-def _read(
-    path: str | os.PathLike,
-    label: str,
-    start: Start,
-    speaker: str,
-    part: tuple[float, float | None],
-) -> tuple[LabelledClip, Samples]:
+def _read_row(row: _Row, start: Start) -> tuple[LabelledClip, Samples]:
+    """As `_read`; what is wrong with a row of a table is said with its place."""
+    try:
+        return _read(row, start)
+    except UserError as error:
+        raise UserError(f"{row.place}: {error}" if row.place else str(error)) from error
+
+
+def _read(row: _Row, start: Start) -> tuple[LabelledClip, Samples]:
     """As `read_clip_as`, with the samples in place of the features and of what these tell."""
-    label, speaker = clean_name(label), clean_name(speaker)
-    begin, end = part
-    name = Path(path).name + ("" if part == (0.0, None) else f" from {begin:g} s")
+    label, speaker = clean_name(row.label), clean_name(row.speaker)
+    begin, end = row.part
+    given = source_name(row.file)
+    name = Path(given).name if given else row.name
+    name += "" if row.part == (0.0, None) else f" from {begin:g} s"
     if not name_key(label):
         raise UserError(f"clip {name!r} has no label; give it one")
     if not is_text(label):
@@ -188,17 +197,18 @@ def _read(
             f"no class can be called {label!r}, which is an answer; choose another name"
         )
     try:
-        header = probe(path)
-        channel = channel_of(speaker) if header.channels > 1 else None
-        last = math.inf if end is None else end
-        # A second too much tells what is too long, also where the header does not.
-        sound = read_clip(path, begin, min(last, begin + LONGEST_CLIP + 1), channel)
-        if sound.seconds > LONGEST_CLIP:
-            seconds = max(sound.seconds, min(last, header.seconds) - begin)
-            raise AudioError(
-                f"{seconds:,.0f} s long, and a clip is at most {LONGEST_CLIP:g} s; cut it, or list "
-                "its parts in a CSV with the columns start and end"
-            )
+        with as_file(row.file) as path:
+            header = probe(path)
+            channel = channel_of(speaker) if header.channels > 1 else None
+            last = math.inf if end is None else end
+            # A second too much tells what is too long, also where the header does not.
+            sound = read_clip(path, begin, min(last, begin + LONGEST_CLIP + 1), channel)
+            if sound.seconds > LONGEST_CLIP:
+                seconds = max(sound.seconds, min(last, header.seconds) - begin)
+                raise AudioError(
+                    f"{seconds:,.0f} s long, and a clip is at most {LONGEST_CLIP:g} s; cut it, or "
+                    "list its parts in a CSV with the columns start and end"
+                )
     except AudioError as error:
         raise UserError(f"clip {name!r} cannot be used: {error}") from error
     findings = [*sound.findings, *clip_findings(sound.samples, sound.sample_rate)]
@@ -207,6 +217,7 @@ def _read(
         findings.append(f"longer than {longest:g} s, of which the middle alone is used")
     if end is not None and end > begin + sound.seconds + ROUNDED:
         findings.append("cut off, since the file ends earlier than its list says")
+    file = os.path.realpath(row.file) if isinstance(row.file, str | os.PathLike) else ""
     clip = LabelledClip(
         name,
         label,
@@ -214,7 +225,7 @@ def _read(
         np.empty((0, 0), np.float32),
         hashlib.sha256(sound.samples.tobytes()).hexdigest(),
         tuple(findings),
-        os.path.realpath(path) + (f" {speaker}" if channel is not None else ""),
+        file + (f" {speaker}" if file and channel is not None else ""),
         (begin, begin + sound.seconds),
     )
     return clip, sound.samples
@@ -277,8 +288,8 @@ def look_over(
     speakers = {clip.speaker for clip in kept}
     if speakers == {""}:
         warnings.append(
-            "it is not said who speaks: if they are few voices, others will be recognised worse "
-            "than estimated here"
+            "no speakers are named: other people may be recognised less well than estimated here; "
+            "name them in a CSV's column speaker"
         )
     elif len(speakers) == 1:
         warnings.append(
@@ -312,8 +323,54 @@ def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> li
     )
 
 
-def _folder_rows(folder: Path) -> list[_Row]:
-    """Sound files by the first folder below `folder` that they are in."""
+def _rows(path: Path, start: Start, tier: str) -> list[_Row]:
+    """The clips that a folder, a CSV or an annotation lists."""
+    if not path.exists():
+        raise UserError(f"--support={path} does not exist; give a folder, a CSV or an annotation")
+    if path.is_dir():
+        rows = _annotated_rows(path, tier) if tier else _folder_rows(path, start)
+    elif is_annotation(path):
+        rows = _interval_rows(path, tier or TIER)
+    elif tier:
+        raise UserError(f"--support={path} has no tiers, and no --tier={tier}; leave it out")
+    elif is_audio(path.name):
+        raise UserError(
+            f"--support={path} is one recording, without labels; put clips of it into one folder "
+            "for each label, or list its parts in a CSV with the columns file, label, start and end"
+        )
+    else:
+        rows = _table_rows(path)
+    if not rows:
+        raise UserError(
+            f"--support={path} holds no clips; put sound files into one folder for each label, or "
+            "list them in a CSV with the columns file and label"
+        )
+    return rows
+
+
+def _rows_by_label(support: Mapping[str, Iterable[Source]]) -> list[_Row]:
+    rows = []
+    for label, clips in support.items():
+        if not isinstance(label, str) or is_one_sound(clips) or not isinstance(clips, Iterable):
+            raise UserError(
+                f"{label!r} has no list of clips; give a label's clips in one, such as "
+                '{"anger": ["a.wav", (samples, rate)]}'
+            )
+        rows += [
+            _Row(clip, label, name=f"{label} {number}") for number, clip in enumerate(clips, 1)
+        ]
+    if not rows:
+        raise UserError("the mapping holds no clips; give a list of some for each label")
+    return rows
+
+
+def _folder_rows(folder: Path, start: Start) -> list[_Row]:
+    """Sound files by the first folder below `folder` that they are in.
+
+    Raises:
+        UserError: a clip lies in none, or folders of classes that the start knows are within
+            others, such as speakers'.
+    """
     found = list(walk(folder))
     files = sorted(file for file in found if is_audio(file))
     if others := passed_over(found):
@@ -321,8 +378,28 @@ def _folder_rows(folder: Path) -> list[_Row]:
     if stray := [file for file in files if "/" not in file]:
         annotated = any(is_tiered(folder / file) for file in found)
         raise UserError(
-            f"{stray[0]} lies in no folder of a label; put each clip into a folder that is called "
-            "as its emotion" + ", or name the tier that has labels: --tier=emotion" * annotated
+            f"{stray[0]} lies in no folder of a label; put each clip into a folder that is named "
+            "after its emotion" + ", or name the tier that has labels: --tier=emotion" * annotated
+        )
+    known = set(map(name_key, (*start.emotions, *start.fixed)))
+    for file in files:
+        label, *below = file.split("/")[:-1]
+        inner = next((name for name in below if name_key(name) in known), None)
+        if inner and name_key(label) not in known:
+            raise UserError(
+                f"{file} lies in a folder {inner!r} within {label!r}, and the outer one is the "
+                f"label; put the folders of labels outside ({inner}/{label}), or list the "
+                "clips in a CSV with the columns file, label and speaker"
+            )
+    if nested := sorted(
+        {"/".join(parts[:2]) for file in files if len(parts := file.split("/")) > 2}
+    ):
+        print(
+            one_line(
+                f"{folder}: the label is the outer folder's name; folders within are not told "
+                f"apart: {', '.join(nested[:MOST_NAMED])}" + ", ..." * (len(nested) > MOST_NAMED)
+            ),
+            file=sys.stderr,
         )
     return [_Row(folder / file, file.split("/", 1)[0]) for file in files]
 
@@ -338,7 +415,12 @@ def _table_rows(path: Path) -> list[_Row]:
         if "confidence" in row.cells:
             predicted = True
             file = file if file.exists() else listed_file(Path(), row.cells["file"])
-        rows.append(_Row(file, row.cells["label"], speaker, read_part(row)))
+        if not file.exists():
+            raise UserError(
+                f"{row.place} lists {row.cells['file']!r}, and there is no {file}; give each path "
+                "as it is seen from the folder of the CSV"
+            )
+        rows.append(_Row(file, row.cells["label"], speaker, read_part(row), row.place))
     return _without_doubts(rows, path) if predicted else rows
 
 
@@ -373,7 +455,13 @@ def _without_doubts(rows: Iterable[_Row], path: Path) -> list[_Row]:
 def _parts(row: _Row) -> list[_Row]:
     """The row, or where it is longer than a clip may be, equal parts of at most `CLIP_SECONDS`."""
     start, end = row.part
-    if end is None or end - start <= LONGEST_CLIP:
-        return [row]
-    edges = np.linspace(start, end, math.ceil((end - start) / CLIP_SECONDS) + 1).tolist()
-    return [row._replace(part=part) for part in pairwise(edges)]
+    return [row] if end is None else [row._replace(part=part) for part in clips_of(start, end)]
+
+
+def clips_of(start: float, end: float) -> list[tuple[float, float]]:
+    """Where the clips of a labelled stretch begin and end, in seconds.
+
+    It is one, or where it is longer than a clip may be, equal ones of at most `CLIP_SECONDS`.
+    """
+    number = 1 if end - start <= LONGEST_CLIP else math.ceil((end - start) / CLIP_SECONDS)
+    return [*pairwise(np.linspace(start, end, number + 1).tolist())]

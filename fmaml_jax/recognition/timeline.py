@@ -10,11 +10,12 @@ Times are whole samples until they stand in a segment, so that equal ones are eq
 """
 
 import itertools
+import reprlib
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Int
@@ -31,6 +32,11 @@ from fmaml_jax.audio.voice_activity import (
     hear,
     in_chunks,
 )
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.recognition.formats import as_object, as_table
+
+if TYPE_CHECKING:
+    import pandas
 
 UNSURE = "unsure"
 """The answer where no class is probable enough; no class can have this name."""
@@ -104,6 +110,37 @@ class Prediction(NamedTuple):
     envelope: Float32[np.ndarray, " chunks"]
     warnings: tuple[str, ...] = ()
     speakers: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Prediction of {reprlib.repr(self.file)}: {reprlib.repr(self.label)}, "
+            f"{self.seconds:.1f} s, {len(self.segments)} segment{'s' * (len(self.segments) != 1)}>"
+        )
+
+    @property
+    def label(self) -> str:
+        """The label of a clip; of a recording the one that lasts longest in all."""
+        lasts: dict[str, float] = {}
+        for segment in self.segments:
+            lasts[segment.label] = lasts.get(segment.label, 0) + segment.end - segment.start
+        return max(lasts, key=lambda label: lasts[label], default=UNSURE)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--format=json` has of a file: seconds to 3 decimals, probabilities to 4."""
+        return as_object(self)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The table of `--format=csv` as a pandas DataFrame, a row a segment.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise UserError("to_frame needs pandas; `pip install pandas` brings it") from error
+        head, *rows = as_table(self)
+        return pandas.DataFrame(rows, columns=head)
 
 
 class Stretch(NamedTuple):

@@ -48,6 +48,8 @@ SERVED = re.compile(
     r"|startup-events|app_id|queue/join|queue/data|heartbeat/\w+|file=/.*)"
 )
 """What the page asks for. Gradio has sixty more addresses: some fetch from elsewhere, some edit."""
+API, LIVE = "/v1/", "/v1/live"
+MOST_SOCKETS, MOST_SOCKETS_OF_ADDRESS = 16, 8
 UPLOAD, JOIN, LOGIN = "/gradio_api/upload", "/gradio_api/queue/join", "/login"
 _LISTENS, _LIVES = "/gradio_api/queue/data", "/gradio_api/heartbeat/"
 _NUMBER = re.compile(r"\w{6,40}")  # of a page; Gradio's have ten letters or so
@@ -62,6 +64,10 @@ class _RefusedError(Exception):
         self.status = status
 
 
+class _WrongError(_RefusedError):
+    """A secret that was given is another."""
+
+
 class Guard:
     """Lets through to `app` what the page asks for, from those who may, within the bounds.
 
@@ -74,6 +80,8 @@ class Guard:
         password: what lets in; "" for everyone.
         waiting: how many actions of pages, by their numbers, are not done or not fetched.
         room: refuses, by an address, an upload for which there is no room; a sentence, or "".
+        api: answers below `API`, if anything does.
+        api_token: what lets in there; "" for everyone.
     """
 
     def __init__(
@@ -84,6 +92,8 @@ class Guard:
         password: str,
         waiting: Callable[[str], int],
         room: Callable[[str], str],
+        api: ASGIApp | None = None,
+        api_token: str = "",
     ):
         self._app = app
         self._sessions = sessions
@@ -91,7 +101,10 @@ class Guard:
         self._key = secrets.token_urlsafe(24)  # what a browser shows that was let in
         self._waiting = waiting
         self._room = room
+        self._api = api
+        self._api_token = api_token
         self._names = _names(host)
+        self._sockets: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._uploads: Counter[str] = Counter()
         self._guesses: Counter[str] = Counter()
@@ -100,8 +113,9 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        if scope["type"] != "http":
-            return None
+        if scope["type"] == "websocket":
+            return await self._connect(scope, receive, send)
+        key = "error" if self._is_call(scope) else "detail"
         begun = False
         body = _Body(receive)
 
@@ -127,16 +141,65 @@ class Guard:
         except _RefusedError as refused:
             body.refused = False
             if not begun:
-                said = JSONResponse({"detail": str(refused)}, refused.status)
+                said = JSONResponse({key: str(refused)}, refused.status)
                 await said(scope, receive, answer)
         except ClientDisconnect:  # an upload that broke off
             pass
         except Exception as error:
             log(error)
             if not begun:
-                await JSONResponse({"detail": "Something is wrong."}, 500)(scope, receive, answer)
+                await JSONResponse({key: "Something is wrong."}, 500)(scope, receive, answer)
         finally:
             self._in_flight -= Counter({address: 1})
+
+    async def _connect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets a socket through, or says why not."""
+        address = (scope["client"] or ("",))[0]
+        try:
+            if not (self._is_call(scope) and scope["path"] == LIVE):
+                raise _RefusedError(404, "Not found.")
+            self._require_caller(scope, address)
+            if self._sockets[address] >= MOST_SOCKETS_OF_ADDRESS:
+                raise _RefusedError(429, "Too many sockets of yours are open; close one.")
+            if self._sockets.total() >= MOST_SOCKETS:
+                raise _RefusedError(503, "Too many sockets are open; try again later.")
+        except _RefusedError as refused:
+            said = JSONResponse({"error": str(refused)}, refused.status)
+            return await said(scope, receive, send)
+        self._sockets[address] += 1
+        try:
+            assert self._api is not None
+            await self._api(scope, receive, send)
+        except Exception as error:
+            log(error)
+        finally:
+            self._sockets -= Counter({address: 1})
+
+    def _is_call(self, scope: Scope) -> bool:
+        return self._api is not None and scope["path"].startswith(API)
+
+    def _require_caller(self, scope: Scope, address: str) -> None:
+        """Refuses those without the token; where there is none, what other sites ask for."""
+        headers = Headers(scope=scope)
+        if not self._api_token:
+            return self._require_own_page(scope["path"], headers)
+        kind, _, given = headers.get("authorization", "").partition(" ")
+        if kind.lower() != "bearer" or not given:
+            raise _RefusedError(401, "Give the token: Authorization: Bearer TOKEN.")
+        self._require_secret(given.strip(), self._api_token, address, "tokens")
+        return None
+
+    def _require_secret(self, given: str, secret: str, address: str, kind: str) -> None:
+        """Refuses another than the secret, and of too many of these all for a while."""
+        if time.monotonic() - self._minute > 60:
+            self._guesses.clear()
+            self._minute = time.monotonic()
+        self._guesses[address] += 1
+        if self._guesses[address] > MOST_GUESSES:
+            raise _RefusedError(429, f"Too many wrong {kind}; wait a minute.")
+        if not hmac.compare_digest(given.encode("latin-1"), secret.encode()):
+            raise _WrongError(401, "This is not the token.")
+        self._guesses[address] = 0
 
     @contextlib.asynccontextmanager
     async def _admitted(self, scope: Scope, body: "_Body", address: str) -> AsyncIterator[ASGIApp]:
@@ -147,9 +210,15 @@ class Guard:
         """
         path, headers = scope["path"], Headers(scope=scope)
         posts = path in (UPLOAD, JOIN, LOGIN)
-        self._require_own_page(path, headers)
+        calls = self._is_call(scope)
+        if not calls:
+            self._require_own_page(path, headers)
         if self._in_flight[address] > MOST_IN_FLIGHT:
             raise _RefusedError(429, "Too many requests at once.")
+        if calls:
+            async with self._calling(scope, headers, body, address) as app:
+                yield app
+            return
         if not (SERVED.fullmatch(path) or (path == LOGIN and self._password)):
             raise _RefusedError(404, "Not found.")
         if scope["method"] not in (("POST",) if posts else ("GET", "HEAD")):
@@ -158,18 +227,10 @@ class Guard:
         if self._password and (response := await self._let_in(scope, headers, body, address)):
             yield response
         elif path == UPLOAD:
-            if said := self._room(address):
-                raise _RefusedError(507, said)
             if not re.fullmatch(rb"(upload_id=\w{1,40})?", scope["query_string"]):
                 raise _RefusedError(400, "No upload.")
-            while self._uploads[address] >= MOST_UPLOADS:
-                await asyncio.sleep(0.05)
-            self._uploads[address] += 1
-            body.begun = time.monotonic()
-            try:
+            async with self._uploading(body, address, address):
                 yield self._app
-            finally:
-                self._uploads -= Counter({address: 1})
         elif path == JOIN:
             self._require_turn(await body.read(), address)
             yield self._app
@@ -178,6 +239,41 @@ class Guard:
                 yield self._app
         else:
             yield self._app
+
+    @contextlib.asynccontextmanager
+    async def _calling(
+        self, scope: Scope, headers: Headers, body: "_Body", address: str
+    ) -> AsyncIterator[ASGIApp]:
+        """Who answers a call, which without a body tells nothing of anyone."""
+        assert self._api is not None
+        if scope["method"] == "POST":
+            self._require_caller(scope, address)
+            body.bound(headers, LARGEST_UPLOAD)
+            async with self._uploading(body, f"{address} calls", address):
+                yield self._api
+        else:
+            if not self._api_token:
+                self._require_own_page(scope["path"], headers)
+            body.bound(headers, LARGEST_BODY)
+            yield self._api
+
+    @contextlib.asynccontextmanager
+    async def _uploading(self, body: "_Body", kind: str, address: str) -> AsyncIterator[None]:
+        """While one of so many uploads of a kind is taken.
+
+        Raises:
+            _RefusedError: there is no room for it.
+        """
+        if said := self._room(address):
+            raise _RefusedError(507, said)
+        while self._uploads[kind] >= MOST_UPLOADS:
+            await asyncio.sleep(0.05)
+        self._uploads[kind] += 1
+        body.begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self._uploads -= Counter({kind: 1})
 
     def _require_own_page(self, path: str, headers: Headers) -> None:
         """Refuses names that are not served here, and what pages of other sites ask for."""
@@ -242,15 +338,10 @@ class Guard:
             if scope["path"] == "/":
                 return _form("")
             raise _RefusedError(401, "Open the page and give the password.")
-        if time.monotonic() - self._minute > 60:
-            self._guesses.clear()
-            self._minute = time.monotonic()
-        self._guesses[address] += 1
-        if self._guesses[address] > MOST_GUESSES:
-            raise _RefusedError(429, "Too many wrong passwords; wait a minute.")
-        if not hmac.compare_digest(given.encode("latin-1"), self._password.encode()):
+        try:
+            self._require_secret(given, self._password, address, "passwords")
+        except _WrongError:
             return _form("This is not the password.")
-        self._guesses[address] = 0
         response = RedirectResponse("/", 303)
         response.set_cookie(name, self._key, httponly=True, samesite="lax")
         return response
@@ -386,9 +477,19 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Counts it no longer."""
         super().connection_lost(exc)
+        self.connection_ended()
+
+    def connection_ended(self) -> None:
+        """Counts it no longer, and waits for nothing."""
         Connection.open -= Counter({self._address: 1})
         if self._silence:
             self._silence.cancel()
+            self._silence = None
+
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """Counts it no longer: a socket is counted by the guard."""
+        super().handle_websocket_upgrade(event)
+        self.connection_ended()
 
     def _watch(self) -> None:
         in_head = self.conn.their_state.__name__ == "IDLE"

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,16 +11,25 @@ import gradio as gr
 from anyio import CapacityLimiter, sleep, to_thread
 from gradio.themes import Default
 
+from fmaml_jax.audio.filterbank import EncoderConfig
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.pictures import GREEN, VERMILION
 from fmaml_jax.common.processes import cores
-from fmaml_jax.common.text import name_key
-from fmaml_jax.recognition import Recogniser, save
+from fmaml_jax.common.text import name_key, one_spelling
+from fmaml_jax.recognition import Prediction, Recogniser, save
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.support import describe_findings
 from fmaml_jax.web import render, session
 from fmaml_jax.web.guard import log
-from fmaml_jax.web.session import LONGEST_RECORDING, NEW, LeftError, Session, Sessions, Turns
+from fmaml_jax.web.session import (
+    LONGEST_RECORDING,
+    NEW,
+    LeftError,
+    Session,
+    Sessions,
+    Turns,
+    Voices,
+)
 
 AT_ONCE = min(4, cores())
 """Users whose clips or recordings are worked on at the same time."""
@@ -49,6 +58,17 @@ td, .note {{overflow-wrap: break-word}}
 .note {{border-left: 4px solid {VERMILION}; padding: 0.4em 0.8em; margin: 0.3em 0}}
 .good {{border-color: {GREEN}}}
 #recognised .pending {{visibility: hidden}}
+.timeline {{cursor: pointer}}
+.rows {{max-height: 24em; overflow: auto}}
+.rows td, .rows th {{padding: 0.2em 0.3em}}
+.rows button {{white-space: nowrap}}
+.rows select, .rows input {{width: min(8em, 21vw)}}
+.rows button, .rows select, .rows input {{padding: 0.2em 0.3em; color: inherit; font: inherit;
+  background: var(--button-secondary-background-fill); appearance: auto;
+  border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius)}}
+.rows .chosen {{border-color: var(--color-accent); color: var(--color-accent)}}
+#sound audio {{width: 100%; height: 40px}}
+#sound:not(:has(audio[src^="data:"])) {{display: none}}
 .forgotten {{position: sticky; top: 0; z-index: 9; background: var(--body-background-fill)}}
 """
 HEAD = """<script>
@@ -111,6 +131,57 @@ HEAD = """<script>
 })();
 </script>"""
 
+SEGMENTS = """
+// A segment that is clicked in the timeline or in the table plays; what is labelled is kept.
+const player = () => document.querySelector("#sound audio");
+const buttons = () => [...element.querySelectorAll("button")];
+element.addEventListener("click", (event) => {
+  let button = event.target.closest("button");
+  const timeline = event.target.closest(".timeline");
+  if (timeline) {
+    const { left, width } = event.target.getBoundingClientRect();
+    const { from, to, seconds } = timeline.dataset;
+    const moment = (((event.clientX - left) / width - from) / (to - from)) * seconds;
+    const away = ({ dataset: { start, end } }) => Math.max(start - moment, moment - end);
+    button = buttons().sort((one, other) => away(one) - away(other))[0];
+    const rows = button?.closest(".rows");
+    rows?.scrollTo({ top: button.closest("tr").offsetTop - rows.clientHeight / 2 });
+  }
+  if (!button) return;
+  buttons().forEach((one) => one.classList.toggle("chosen", one == button));
+  if (player().src.includes(`;segment=${button.name};`)) {
+    player().currentTime = 0;
+    return player().play();
+  }
+  player().load();  // browsers of phones let play later what was loaded at a touch
+  trigger("select");
+});
+element.addEventListener("change", ({ target }) => {
+  if (target.selectedOptions?.[0].hasAttribute("data-other")) {
+    const other = Object.assign(document.createElement("input"), { name: target.name });
+    other.setAttribute("aria-label", target.getAttribute("aria-label"));
+    other.maxLength = 80;
+    target.replaceWith(other);
+    other.focus();
+    return;
+  }
+  target.dataset.said = target.value;
+  target.dataset.touched = "";
+  trigger("input");
+});
+watch("value", () => {
+  buttons().forEach((button) => button.classList.remove("chosen"));
+  for (const select of element.querySelectorAll("select")) {
+    select.value = select.dataset.said;
+    delete select.dataset.touched;
+  }
+});
+"""
+CHOSEN = "() => [Number(document.querySelector('#segments .chosen')?.name ?? -1)]"
+LABELLED = """(...given) => [...given.slice(0, -1), Object.fromEntries(
+  [...document.querySelectorAll("#segments [data-touched]")].map((one) => [one.name, one.value])
+)]"""
+
 Parts = dict[str, Any]
 """What can change, by name: components, to which Gradio adds their events when it is loaded."""
 Changes = dict[str, Any]
@@ -135,8 +206,8 @@ class Visit(NamedTuple):
     pass_on: Callable[[], None]
 
 
-def make_page(start: Start, folder: str, sessions: Sessions) -> gr.Blocks:
-    """The page, whose `sessions` enrol in `start`; it makes files below `folder` alone."""
+def make_page(start: Start, folder: str, sessions: Sessions, turns: Turns) -> gr.Blocks:
+    """The page, whose `sessions` enrol in `start` by turns; it makes files in `folder`."""
     with gr.Blocks(title="fmaml_jax") as page:
         gr.Markdown(
             "# Label a few clips, recognise emotions\n"
@@ -144,7 +215,7 @@ def make_page(start: Start, folder: str, sessions: Sessions) -> gr.Blocks:
             f"{' and '.join(start.fixed).capitalize()} need none. Everything stays on the machine "
             "that serves this page, and is forgotten when you close it."
         )
-        _wire(page, _step_1(start) | _step_2(start) | _step_3(), start, folder, sessions)
+        _wire(page, _step_1(start) | _step_2(start) | _step_3(), start, folder, sessions, turns)
     page.max_threads = 1000  # actions that wait are not in its queue, but for their turns
     return page.queue(default_concurrency_limit=None)
 
@@ -214,11 +285,26 @@ def _step_2(start: Start) -> Parts:
         label="Answers that need no clips",
         info="Untick what your recordings do not hold.",
     )
+    by_ear = isinstance(start.feature_config, EncoderConfig)
+    speakers = gr.Radio(
+        [
+            ("not compared", ""),
+            ("one in each recording", "file"),
+            *[("several, to be told apart by ear", "found")] * by_ear,
+        ],
+        value="",
+        label="Voices",
+        info="A voice adds something to all of its clips, which can be taken out. That helps where "
+        "somebody speaks in five segments or more, and needs names in step 1.",
+    )
     enrol = gr.Button("Enrol", variant="primary")
     with gr.Accordion("Or load a model that was saved earlier", open=False):
         model = gr.File(label="Model file", file_count="single", height=120, elem_id="model")
     enrolled = gr.HTML(render.NOT_ENROLLED)
-    return {"answered": answered, "enrol": enrol, "model": model, "enrolled": enrolled}
+    return {
+        **{"answered": answered, "speakers": speakers, "enrol": enrol},
+        **{"model": model, "enrolled": enrolled},
+    }
 
 
 def _step_3() -> Parts:
@@ -238,18 +324,20 @@ def _step_3() -> Parts:
     # Its height has room for the progress that is shown in its place.
     recognised = gr.HTML(render.NOT_RECOGNISED, min_height=90, elem_id="recognised")
     chances = gr.Label(label="Probabilities", visible=False, show_heading=False)
-    segments = gr.Dataframe(
-        headers=["from", "to", "emotion", "sure"],
-        datatype="str",
-        label="Segments",
-        visible=False,
-        interactive=False,
-        column_widths=["22%", "22%", "32%", "24%"],
-        max_height=320,
+    segments = gr.HTML(visible=False, js_on_load=SEGMENTS, elem_id="segments")
+    sound = gr.HTML(
+        "",
+        html_template='<audio controls src="${value}"></audio>',
+        js_on_load="watch('value', () => element.querySelector('audio').play().catch(() => {}))",
+        elem_id="sound",
     )
+    learned = gr.HTML(visible=False, elem_id="learned")
+    again = gr.Button("Learn from what you labelled", visible=False)
+    given = gr.JSON(visible=False)  # of the table: which segment is chosen, or what is labelled
     return {
         **{"recording": recording, "abstain": abstain, "recognise": recognise},
-        **{"recognised": recognised, "chances": chances, "segments": segments},
+        **{"recognised": recognised, "chances": chances, "segments": segments, "sound": sound},
+        **{"learned": learned, "again": again, "given": given},
     }
 
 
@@ -337,19 +425,20 @@ def _clips(visit: Visit, said: str = "") -> Changes:
     } | ({} if visit.session.recogniser else {"enrolled": render.NOT_ENROLLED})
 
 
-def _learn(visit: Visit, answered: Sequence[str]) -> Changes:
-    return _enrolled(session.learn(visit.session, visit.start, answered))
+def _learn(visit: Visit, answered: Sequence[str], speakers: Voices) -> Changes:
+    recogniser = session.learn(visit.session, visit.start, answered, bool(speakers))
+    return _enrolled(recogniser) | _not_recognised()
 
 
 def _take_model(visit: Visit, path: str | None) -> Changes:
-    return _enrolled(session.take_model(visit.session, path))
+    return _enrolled(session.take_model(visit.session, visit.start, path)) | _not_recognised()
 
 
 def _enrolled(recogniser: Recogniser) -> Changes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "my.model")
-        save(path, recogniser)
-        return {"enrolled": render.enrolled(recogniser, path.read_bytes())} | _not_recognised()
+        save(recogniser, path)
+        return {"enrolled": render.enrolled(recogniser, path.read_bytes())}
 
 
 def _hold(visit: Visit, path: str | None) -> Changes:
@@ -360,37 +449,99 @@ def _hold(visit: Visit, path: str | None) -> Changes:
 def _not_recognised() -> Changes:
     """Step 3 without a result, where the last one was of another recording or model."""
     hidden = gr.update(visible=False)
-    return {"recognised": render.NOT_RECOGNISED, "chances": hidden, "segments": hidden}
+    parts = ("chances", "segments", "learned", "again")
+    return {"recognised": render.NOT_RECOGNISED, "sound": "", **dict.fromkeys(parts, hidden)}
 
 
-def _recognise(visit: Visit, path: str | None, abstain: float) -> Changes:
+def _recognise(visit: Visit, path: str | None, abstain: float, speakers: Voices) -> Changes:
+    recogniser = visit.session.recogniser
+    if recogniser and bool(speakers) != (recogniser.means is not None):
+        raise UserError(
+            "this was enrolled with another choice of voices; press Enrol, or choose as before"
+        )
+    return _recognised(visit, _hear(visit, path, abstain, speakers))
+
+
+def _hear(visit: Visit, path: str | None, abstain: float, speakers: Voices) -> Prediction:
     def report(share: float) -> None:
         visit.progress(share, "Listening")
         visit.pass_on()
 
-    found = session.recognise(visit.session, path, abstain, report)
+    return session.recognise(visit.session, path, abstain, report, speakers)
+
+
+def _recognised(visit: Visit, found: Prediction) -> Changes:
     is_clip = render.is_clip(found)
     chances = found.segments[0].probabilities if is_clip else ()
+    some = bool(found.segments)
     return {
         "recognised": render.recognised(found),
         "chances": gr.update(
             value=dict(zip(found.classes, chances, strict=False)), visible=is_clip
         ),
-        "segments": gr.update(value=render.segment_rows(found), visible=not is_clip),
+        "segments": gr.update(value=_segments(visit, found), visible=some),
+        "sound": "",
+        "learned": gr.update(value=render.LABEL, visible=some),
+        "again": gr.update(visible=some),
     }
+
+
+def _segments(visit: Visit, found: Prediction) -> str:
+    """The table, with what the visitor has said."""
+    said = [
+        next((clip.label for clip in session.corrections(visit.session, segment)), "")
+        for segment in found.segments
+    ]
+    clips = visit.session.clips
+    labels = one_spelling([*found.classes, *(clip.label for clip in clips), *visit.start.emotions])
+    return render.segments(found, said, [*dict.fromkeys(labels)])
+
+
+def _play(visit: Visit, number: int) -> Changes:
+    return {"sound": render.sound(session.excerpt(visit.session, number), number)}
+
+
+def _correct(visit: Visit, labels: Mapping[str, str]) -> Changes:
+    session.correct(visit.session, visit.start, labels, visit.pass_on)
+    return {"learned": render.LABEL} | _clips(visit)
+
+
+def _learn_again(
+    visit: Visit,
+    answered: Sequence[str],
+    speakers: Voices,
+    abstain: float,
+    labels: Mapping[str, str],
+) -> Changes:
+    """Enrols with the segments that were labelled, and recognises the recording anew."""
+    visitor = visit.session
+    before, was, path = visitor.recogniser, visitor.heard, visitor.recording
+    session.correct(visitor, visit.start, labels, visit.pass_on)
+    after = session.learn(visitor, visit.start, answered, bool(speakers))
+    now = _hear(visit, str(path) if path else None, abstain, speakers)
+    changes = _clips(visit) | _enrolled(after) | _recognised(visit, now)
+    if before and was:
+        changes["learned"] = gr.update(value=render.learned(before, after, was, now), visible=True)
+    return changes
 
 
 # ---- when it is done
 
 CLIPS = ["said", "table", "chosen", "out", "examples", "label", "enrolled"]
 ADDED = ["files", "microphone", *CLIPS]
-RESULT = ["recognised", "chances", "segments"]
+RESULT = ["recognised", "chances", "segments", "sound", "learned", "again"]
 ENROLLED = ["enrolled", *RESULT]
 
 
-def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str, sessions: Sessions) -> None:
+def _wire(
+    page: gr.Blocks,
+    parts: Parts,
+    start: Start,
+    folder: str,
+    sessions: Sessions,
+    turns: Turns,
+) -> None:
     """Has the actions done when something happens to the parts."""
-    turns = Turns(AT_ONCE)
     threads = CapacityLimiter(1000)  # of their own: most of them wait for their turn
 
     def when(
@@ -447,12 +598,35 @@ def _wire(page: gr.Blocks, parts: Parts, start: Start, folder: str, sessions: Se
     when(parts["meaning"].input, _set_meaning, ["label", "meaning"], CLIPS, "said", **light)
     when(parts["examples"].click, _add_examples, [], [*CLIPS, "recording"], "said")
     when(parts["out"].click, _take_out, ["chosen"], CLIPS, "said", **light)
-    when(parts["enrol"].click, _learn, ["answered"], ENROLLED, "enrolled")
+    when(parts["enrol"].click, _learn, ["answered", "speakers"], ENROLLED, "enrolled")
     when(parts["model"].upload, _take_model, ["model"], ENROLLED, "enrolled")
     when(parts["recording"].change, _hold, ["recording"], RESULT, "recognised", **hidden)
-    everywhere: dict[str, Any] = {"show_progress_on": [parts[name] for name in RESULT]}
-    heard = ["recording", "abstain"]
+    everywhere: dict[str, Any] = {"show_progress_on": [parts[name] for name in RESULT[:3]]}
+    heard = ["recording", "abstain", "speakers"]
     when(parts["recognise"].click, _recognise, heard, RESULT, "recognised", **everywhere)
+    aside: dict[str, Any] = {"show_progress": "hidden"}
+    when(
+        parts["segments"].select,
+        _play,
+        ["given"],
+        ["sound", "learned"],
+        "learned",
+        js=CHOSEN,
+        **aside,
+    )
+    kept: dict[str, Any] = {"js": LABELLED, "trigger_mode": "always_last"}
+    when(
+        parts["segments"].input,
+        _correct,
+        ["given"],
+        [*CLIPS, "learned"],
+        "learned",
+        **kept,
+        **aside,
+    )
+    choices = ["answered", "speakers", "abstain", "given"]
+    changed = [*dict.fromkeys([*CLIPS, *ENROLLED])]
+    when(parts["again"].click, _learn_again, choices, changed, "learned", js=LABELLED)
     page.unload(lambda: None)  # that there is such an event makes the page keep a connection
 
 

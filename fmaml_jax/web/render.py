@@ -3,22 +3,31 @@
 import base64
 import html
 import io
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
+import soundfile
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from fmaml_jax.common.text import name_key
+from fmaml_jax.audio.decoding import SAMPLE_RATE
+from fmaml_jax.audio.voice_activity import Samples
+from fmaml_jax.common.text import name_key, shortened
 from fmaml_jax.recognition import Prediction, Recogniser
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.formats import FORMATS
-from fmaml_jax.recognition.pictures import draw_estimate, draw_timeline, png
+from fmaml_jax.recognition.pictures import MOST_TABLE, draw_estimate, draw_timeline, png
 from fmaml_jax.recognition.support import LabelledClip
 from fmaml_jax.recognition.timeline import CLIP_SECONDS, UNSURE
 from fmaml_jax.web.session import NEW
+
+SHADES = colormaps["Blues"]
+"""Of the cells of a table: the larger its share of the row, the darker."""
 
 
 def note(text: str, good: bool = False) -> str:
@@ -39,6 +48,10 @@ NO_CLIPS = hint(
 NOT_ENROLLED = hint("Give clips of two or more emotions, then press Enrol.")
 NOT_RECOGNISED = hint(
     f"Up to {CLIP_SECONDS:g} seconds are one clip; of a longer recording you get a timeline."
+)
+LABEL = hint(
+    "Click a segment, on the timeline or in the list, to hear it, and say what it is, also where "
+    "the answer is right. The least sure come first. What you label becomes one of your clips."
 )
 
 
@@ -76,9 +89,7 @@ def enrolled(recogniser: Recogniser, model: bytes) -> str:
             f"{count(estimate.clips, 'clip')} are recognised, as a mean over the classes (UAR; 95% "
             f"interval {low:.0%} to {high:.0%}; chance {estimate.chance:.0%})."
         )
-        picture = _picture(
-            draw_estimate(recogniser), "Labels against answers of the clips left out"
-        )
+        picture = _confusion(recogniser)
     return "".join(
         [
             note(said, good=True),
@@ -90,12 +101,41 @@ def enrolled(recogniser: Recogniser, model: bytes) -> str:
     )
 
 
+def _confusion(recogniser: Recogniser) -> str:
+    """The picture that `draw_estimate` draws, as a table: drawing took half of an enrolment."""
+    counts = recogniser.estimate.confusion
+    about = "Labels against answers of the clips left out"
+    if len(recogniser.classes) > MOST_TABLE:
+        return _picture(draw_estimate(recogniser), about)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    names = [html.escape(shortened(name)) for name in recogniser.classes]
+    upright = "writing-mode: vertical-rl; text-orientation: sideways; transform: rotate(180deg)"
+    head = "".join(
+        '<th scope="col" style="padding: 0.3em 0; vertical-align: bottom; text-align: center">'
+        f'<span style="{upright}">{name}</span></th>'
+        for name in names
+    )
+    rows = []
+    for name, row, looks in zip(names, counts, shares, strict=False):
+        cells = "".join(
+            '<td style="padding: 0.3em 0; min-width: 1.9em; text-align: center; '
+            f"background: {to_hex(SHADES(share))}; "
+            f'color: {"white" if share > 0.6 else "black"}">{number}</td>'
+            for number, share in zip(row, looks, strict=True)
+        )
+        rows.append(
+            f'<tr><th scope="row" style="padding: 0.3em; text-align: right">{name}</th>{cells}</tr>'
+        )
+    return (
+        '<div style="overflow-x: auto"><table style="width: auto; margin: 0.6em auto">'
+        f'<caption style="caption-side: bottom">{about}: a row is a label, a column an answer'
+        f"</caption><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+        "</div>"
+    )
+
+
 def recognised(prediction: Prediction) -> str:
-    """What was heard, and files of it to save; of a recording with its timeline."""
-    if is_clip(prediction):
-        picture = ""  # its probabilities say more
-    else:
-        picture = _picture(draw_timeline(prediction), "Timeline: emotions over the waveform")
+    """What was heard, and files of it to save."""
     files = []
     for name, written in FORMATS.items():
         text = io.StringIO(newline="")
@@ -106,7 +146,6 @@ def recognised(prediction: Prediction) -> str:
         [
             note(_headline(prediction), good=True),
             *map(note, prediction.warnings),
-            picture,
             f'<p class="downloads">Save as {" ".join(files)}</p>',
         ]
     )
@@ -134,12 +173,88 @@ def _headline(prediction: Prediction) -> str:
     )
 
 
-def segment_rows(prediction: Prediction) -> list[list[str]]:
-    """The cells of the table of segments, as text."""
-    return [
-        [clock(segment.start), clock(segment.end), segment.label, f"{segment.confidence:.0%}"]
-        for segment in prediction.segments
+def segments(prediction: Prediction, said: Sequence[str], labels: Sequence[str]) -> str:
+    """The timeline, and a table of its segments to listen to and to label, least sure first.
+
+    Args:
+        prediction: of the recording.
+        said: the label that each segment was given by the user, "" for none.
+        labels: those that it can be given.
+    """
+    picture = ""
+    if not is_clip(prediction):  # whose probabilities say more
+        figure = draw_timeline(prediction)
+        picture = _picture(figure, "Timeline: emotions over the waveform")
+        place = figure.axes[0].get_position()  # as a share of the picture, once it is drawn
+        picture = (
+            f'<div class="timeline" data-from="{place.x0:.4f}" data-to="{place.x1:.4f}" '
+            f'data-seconds="{prediction.seconds:.3f}">{picture}</div>'
+        )
+    order = sorted(
+        range(len(said)), key=lambda i: (bool(said[i]), prediction.segments[i].confidence)
+    )
+    rows = [_segment_row(number, prediction, said[number], labels) for number in order]
+    head = "".join(f"<th>{name}</th>" for name in ("listen", "answer", "sure", "it is"))
+    return (
+        f"{picture}<div class='rows'><table><thead><tr>{head}</tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _segment_row(number: int, prediction: Prediction, said: str, labels: Sequence[str]) -> str:
+    segment = prediction.segments[number]
+    begin = clock(segment.start)
+    times = f"{begin} to {clock(segment.end)}"
+    options = "".join(
+        f'<option value="{html.escape(label)}"{" selected" * (label == said)}>'
+        f"{html.escape(label) or '…'}</option>"
+        for label in ("", *labels)
+    )
+    cells = (
+        f'<button type="button" name="{number}" data-start="{segment.start:.3f}" '
+        f'data-end="{segment.end:.3f}" aria-label="Play {times}">▶ {begin}</button>',
+        html.escape(segment.label),
+        f"{segment.confidence:.0%}",
+        f'<select name="{number}" data-said="{html.escape(said)}" aria-label="{times} is">{options}'
+        "<option data-other>another …</option></select>",
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def sound(samples: Samples, number: int) -> str:
+    """Samples at `SAMPLE_RATE` of a segment as the address of a WAV file that holds it all."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE, "PCM_16", format="WAV")
+    return f"data:audio/wav;segment={number};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def learned(before: Recogniser, after: Recogniser, was: Prediction, now: Prediction) -> str:
+    """What another enrolment changed."""
+    clips = " instead of ".join(str(sum(each.counts)) for each in (after, before))
+    estimates = [
+        "{:.0%} ({:.0%} to {:.0%})".format(each.estimate.uar, *each.estimate.interval)
+        for each in (after, before)
+        if each.estimate.clips
     ]
+    return note(
+        f"Learned from {clips} clips. "
+        + (f"The estimate is {', and was '.join(estimates)}. " if estimates else "")
+        + f"Another answer than before: {moved(was, now)} of {count(len(was.segments), 'segment')}",
+        good=True,
+    ) + hint("What was hard to recognise makes the estimate fall, though answers may get better.")
+
+
+def moved(was: Prediction, now: Prediction) -> int:
+    """How many segments have another label than before, in their middle."""
+    starts = [segment.start for segment in now.segments]
+
+    def label_at(moment: float) -> str:
+        place = bisect(starts, moment) - 1
+        return now.segments[place].label if place >= 0 else ""
+
+    return sum(
+        label_at((segment.start + segment.end) / 2) != segment.label for segment in was.segments
+    )
 
 
 def clock(seconds: float) -> str:

@@ -6,6 +6,7 @@ import ctypes
 import fcntl
 import gc
 import hashlib
+import logging
 import os
 import resource
 import secrets
@@ -33,9 +34,10 @@ from starlette.formparsers import MultiPartException
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.web import guard
+from fmaml_jax.web.api import Doors, make_api
 from fmaml_jax.web.guard import LARGEST_UPLOAD, Connection, Guard, is_loopback
-from fmaml_jax.web.page import HEAD, STYLE, THEME, make_page
-from fmaml_jax.web.session import Sessions
+from fmaml_jax.web.page import AT_ONCE, HEAD, STYLE, THEME, make_page
+from fmaml_jax.web.session import LARGEST_MODEL, Sessions, Turns
 
 UNUSED = 180.0
 """Seconds after which a file that nothing was done with is removed."""
@@ -44,13 +46,16 @@ UNFETCHED = 60.0
 MOST_STORED_OF_ADDRESS, MOST_STORED, LEAST_FREE = 2 << 30, 8 << 30, 1 << 30
 """Bytes of uploads, of an address and of all; and that the disk keeps free."""
 SWEEP_SECONDS = 2.0
+QUIET = 60.0
+"""Seconds without a page or a call after which memory for the next one is not kept either."""
 STOP_SECONDS = 5.0
 """For what is being done, when the server ends."""
+CLOSED = Doors()
 _PREFIX = "fmaml_jax_page_"
 _ADDRESS: ContextVar[str] = ContextVar("address", default="")
 
 
-def serve(start: Start, host: str, port: int, password: str) -> None:
+def serve(start: Start, host: str, port: int, password: str, doors: Doors = CLOSED) -> None:
     """Serves the page until it is interrupted; its files are gone with it.
 
     Args:
@@ -59,6 +64,7 @@ def serve(start: Start, host: str, port: int, password: str) -> None:
         port: of it.
         password: what visitors have to give; "" for none on the loopback address, and for a token
             in the address that is printed elsewhere.
+        doors: what is served beside the page.
 
     Raises:
         UserError: host and port cannot be had.
@@ -71,9 +77,12 @@ def serve(start: Start, host: str, port: int, password: str) -> None:
         sessions = Sessions()
         server = uvicorn.Server(
             uvicorn.Config(
-                _guarded(start, host, token, folder, sessions),
+                _guarded(start, host, token, folder, sessions, doors),
                 http=Connection,
-                ws="none",
+                ws="websockets-sansio" if doors.live else "none",
+                ws_max_size=LARGEST_MODEL,
+                ws_ping_interval=None,  # who sends nothing is closed all the same
+                ws_per_message_deflate=False,  # a short message may become a long one
                 log_level="critical",  # its lines hold what visitors send
                 server_header=False,
                 h11_max_incomplete_event_size=16 << 10,
@@ -159,8 +168,13 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(number)
 
 
-def _guarded(start: Start, host: str, token: str, folder: str, sessions: Sessions) -> Guard:
-    page = make_page(start, folder, sessions)
+def _guarded(
+    start: Start, host: str, token: str, folder: str, sessions: Sessions, doors: Doors = CLOSED
+) -> Guard:
+    turns = Turns(AT_ONCE)
+    page = make_page(start, folder, sessions, turns)
+    opened = doors.http or doors.live
+    api = make_api(start, folder, sessions, turns, doors) if opened else None
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -197,7 +211,7 @@ def _guarded(start: Start, host: str, token: str, folder: str, sessions: Session
             return "There is no room for more files; try again in some minutes."
         return ""
 
-    return Guard(app, sessions, host, token, waiting, room)
+    return Guard(app, sessions, host, token, waiting, room, api, doors.token)
 
 
 # ---- files
@@ -293,6 +307,7 @@ processing_utils.async_ssrf_protected_download = _refuse_download
 for module in (queueing, routes, route_utils):
     vars(module)["traceback"] = SimpleNamespace(print_exc=_log_exception)
 state_holder.SessionState._update_value_in_config = lambda self, key, value: None
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # a line for each wrong form
 
 
 # ---- clearing away
@@ -301,6 +316,7 @@ state_holder.SessionState._update_value_in_config = lambda self, key, value: Non
 async def _sweep(page: gr.Blocks, folder: Path, sessions: Sessions) -> None:
     """Ends sessions that were left, and removes what belongs to none, again and again."""
     unheard: dict[str, float] = {}
+    ended, busy, kept = sessions.ended, time.monotonic(), False
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         before = len(sessions)
@@ -308,9 +324,13 @@ async def _sweep(page: gr.Blocks, folder: Path, sessions: Sessions) -> None:
         _drop_states(page, sessions)
         await _drop_unfetched(page, sessions, unheard)
         await asyncio.to_thread(_remove_unused, page, folder, sessions.recordings())
+        if len(sessions) or sessions.ended > ended:  # a call may have come and gone meanwhile
+            ended, busy, kept = sessions.ended, time.monotonic(), True
+        elif kept and time.monotonic() - busy > QUIET:
+            jax.clear_caches()  # programs for numbers of classes that the next will not have
+            _trim()
+            kept = False
         if len(sessions) < before:
-            if not len(sessions):
-                jax.clear_caches()  # programs for numbers of classes that the next will not have
             _trim()
 
 

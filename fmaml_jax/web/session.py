@@ -2,18 +2,28 @@
 
 import contextlib
 import dataclasses
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from fmaml_jax.audio.decoding import AudioError, probe
+from fmaml_jax.audio.decoding import AudioError, probe, read_clip
+from fmaml_jax.audio.voice_activity import Samples
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.text import name_key, one_spelling, require_name
 from fmaml_jax.recognition import Prediction, Recogniser, enrol, load, predict
 from fmaml_jax.recognition.checkpoint import Start
-from fmaml_jax.recognition.support import LabelledClip, read_clip_as
+from fmaml_jax.recognition.interface import hear, label_together
+from fmaml_jax.recognition.support import (
+    LONGEST_CLIP,
+    ROUNDED,
+    LabelledClip,
+    clips_of,
+    read_clip_as,
+)
+from fmaml_jax.recognition.timeline import Segment
 from fmaml_jax.web.examples import make_examples
 
 LONGEST_RECORDING = 3600.0
@@ -25,6 +35,9 @@ MOST_SAID = 10
 """Files of which it is said, one by one, why they cannot be used."""
 NEW = "a new emotion"
 """What a label means that means nothing which the checkpoint knows."""
+
+Voices = Literal["", "file", "found"]
+"""Whose voices are taken out of clips: nobody's, one a recording, or those that are found."""
 
 GRACE = 60.0
 """Seconds for which what a page has given is kept when it has no connection."""
@@ -43,7 +56,8 @@ class LeftError(Exception):
 class Session:
     """What one page holds; `same_as` has the meanings of labels' keys, `NEW` among them.
 
-    It has `connections`, of which some are `listening` for answers, or none since the moment
+    `heard` is what its recording was last answered, until there is another recording. It has
+    `connections`, of which some are `listening` for answers, or none since the moment
     `alone`. What changes its clips holds `lock`.
     """
 
@@ -52,6 +66,7 @@ class Session:
     same_as: dict[str, str] = dataclasses.field(default_factory=dict)
     recogniser: Recogniser | None = None
     recording: Path | None = None
+    heard: Prediction | None = None
     connections: int = 0
     listening: int = 0
     alone: float = dataclasses.field(default_factory=time.monotonic)
@@ -79,14 +94,18 @@ class Session:
         """Drops everything; what is still being done for the page ends soon, and leaves nothing."""
         self.ended = True
         keep_recording(self, None)
-        self.clips, self.recogniser = [], None
+        self.clips, self.recogniser, self.heard = [], None, None
 
 
 class Sessions:
-    """Of all pages that are open or were a moment ago, by the number that Gradio gives each."""
+    """Of all pages that are open or were a moment ago, by the number that Gradio gives each.
+
+    So many others have `ended`.
+    """
 
     def __init__(self):
         self._of_pages: dict[str, Session] = {}
+        self.ended = 0
 
     def __len__(self) -> int:
         return len(self._of_pages)
@@ -118,13 +137,19 @@ class Sessions:
     def _end_longest_alone(self, numbers: list[str]) -> None:
         alone = [number for number in numbers if not self._of_pages[number].connections]
         if alone:
-            self._of_pages.pop(min(alone, key=lambda number: self._of_pages[number].alone)).end()
+            self.end(min(alone, key=lambda number: self._of_pages[number].alone))
+
+    def end(self, number: str) -> None:
+        """Ends one."""
+        if session := self._of_pages.pop(number, None):
+            session.end()
+            self.ended += 1
 
     def end_those_left(self) -> None:
         """Ends the sessions that have had no connection for `GRACE`."""
         for number, session in list(self._of_pages.items()):
             if session.is_left(GRACE):
-                self._of_pages.pop(number).end()
+                self.end(number)
 
     def of_address(self, address: str) -> list[str]:
         """The numbers of an address's pages."""
@@ -306,21 +331,119 @@ def add_examples(session: Session, start: Start, folder: str) -> Path:
 
 def keep_recording(session: Session, recording: Path | None) -> None:
     """The session's recording is this one from now on; the one before it is removed."""
-    if session.recording and session.recording != recording:
-        remove(session.recording)
+    if session.recording != recording:
+        session.heard = None
+        if session.recording:
+            remove(session.recording)
     session.recording = recording
     if session.ended and recording:  # while the page was being closed
         remove(recording)
 
 
-def learn(session: Session, start: Start, answered: Sequence[str]) -> Recogniser:
-    """Enrols the clips; `answered` are the fixed classes that can be answers.
+def excerpt(session: Session, number: int) -> Samples:
+    """What is heard in a segment of the session's recording; of a long one the first minute.
 
     Raises:
-        UserError: see `enrol`.
+        UserError: there is no such segment, or it is silent.
+    """
+    path, segment = _segment(session, number)
+    try:
+        return read_clip(
+            path, segment.start, min(segment.end, segment.start + LONGEST_CLIP)
+        ).samples
+    except AudioError as error:
+        raise UserError(f"this segment cannot be played: {error}") from error
+
+
+def correct(
+    session: Session,
+    start: Start,
+    labels: Mapping[str, str],
+    pass_on: Callable[[], None] = lambda: None,
+) -> None:
+    """Makes segments of the session's recording labelled clips, in place of what they were before.
+
+    Args:
+        session: the visitor's.
+        start: what the clips are described for.
+        labels: of segments, by their numbers; of "" for what is not to be a clip after all.
+        pass_on: is called between two clips, see `Turns`.
+
+    Raises:
+        UserError: there is no such segment, a label cannot be used, or there are clips enough.
+    """
+    with session.lock:
+        for number, label in labels.items():
+            path, segment = _segment(session, int(number))
+            before = corrections(session, segment)
+            *_, label = one_spelling([*(clip.label for clip in session.clips), label])
+            require_name(label, "label")
+            if label and _is_said(segment, label, before):
+                continue
+            parts = clips_of(segment.start, segment.end) if label else []
+            if len(session.clips) - len(before) + len(parts) > MOST_CLIPS:
+                raise UserError(f"{MOST_CLIPS} clips are enough; take some out first")
+            said = []
+            for part in parts:
+                said.append(read_clip_as(path, label, start, segment.speaker, part))
+                pass_on()
+            session.clips = [
+                clip for clip in session.clips if all(clip is not other for other in before)
+            ] + said
+            if said:
+                session.same_as.setdefault(name_key(label), NEW)
+
+
+def corrections(session: Session, segment: Segment) -> list[LabelledClip]:
+    """The session's clips that share some of its recording with a segment."""
+    file = os.path.realpath(session.recording) if session.recording else ""
+    return [
+        clip
+        for clip in session.clips
+        if clip.file == file
+        and min(segment.end, clip.part[1]) - max(segment.start, clip.part[0]) > ROUNDED
+    ]
+
+
+def _is_said(segment: Segment, label: str, clips: Sequence[LabelledClip]) -> bool:
+    """Whether the clips are the segment with this label."""
+    edges = [edge for clip in clips for edge in clip.part]
+    return (
+        {clip.label for clip in clips} == {label}
+        and abs(min(edges) - segment.start) < ROUNDED
+        and abs(max(edges) - segment.end) < ROUNDED
+    )
+
+
+def _segment(session: Session, number: int) -> tuple[Path, Segment]:
+    """The session's recording, and a segment of it."""
+    path, heard = session.recording, session.heard
+    if path is None or heard is None or not 0 <= number < len(heard.segments):
+        raise UserError("there is no such segment any more; recognise the recording again")
+    return path, heard.segments[number]
+
+
+def learn(
+    session: Session, start: Start, answered: Sequence[str], by_speaker: bool = False
+) -> Recogniser:
+    """Enrols the clips.
+
+    Args:
+        session: the visitor's.
+        start: what they are enrolled in.
+        answered: the fixed classes that can be answers.
+        by_speaker: whether the recogniser is for clips by speaker.
+
+    Raises:
+        UserError: see `enrol`; or it is by speaker, and of no clip it is said who speaks.
     """
     with session.lock:
         clips, meanings = list(session.clips), dict(session.same_as)
+    if by_speaker and clips and not any(clip.speaker for clip in clips):
+        raise UserError(
+            "of no clip it is said who speaks; take the clips out and give them again with a name, "
+            "or leave voices out"
+        )
     labels = {name_key(clip.label) for clip in clips}
     recogniser = enrol(
         start,
@@ -331,6 +454,7 @@ def learn(session: Session, start: Start, answered: Sequence[str]) -> Recogniser
             if label in labels and meaning != NEW
         },
         without=[name for name in start.fixed if name not in answered],
+        speakers="known" if by_speaker else "",
     )
     return _hold(session, recogniser)
 
@@ -340,8 +464,8 @@ def _hold(session: Session, recogniser: Recogniser) -> Recogniser:
     return recogniser
 
 
-def take_model(session: Session, path: str | None) -> Recogniser:
-    """Loads a model file, and removes it.
+def take_model(session: Session, start: Start, path: str | None) -> Recogniser:
+    """Loads a model file, and removes it; its encoder, if it has one, is that of the start.
 
     Raises:
         UserError: none is given, or see `load`.
@@ -351,7 +475,7 @@ def take_model(session: Session, path: str | None) -> Recogniser:
     try:
         if Path(path).stat().st_size > LARGEST_MODEL:
             raise UserError(f"{Path(path).name} is larger than any model; choose another file")
-        return _hold(session, load(path))
+        return _hold(session, load(path, start.encoder))
     except UserError as error:
         raise _of_upload(error, path) from error
     finally:
@@ -363,8 +487,16 @@ def recognise(
     path: str | None,
     abstain: float,
     report: Callable[[float], Any],
+    speakers: Voices = "",
 ) -> Prediction:
-    """What the session's recogniser hears; `report` is told the share that is done, often.
+    """What the session's recogniser hears.
+
+    Args:
+        session: the visitor's.
+        path: of the recording.
+        abstain: see `predict`.
+        report: is told the share that is done, often.
+        speakers: for a recogniser by speaker: see `predict_folder`.
 
     Raises:
         UserError: there is no recogniser, no recording, or none of a length that is taken.
@@ -393,17 +525,22 @@ def recognise(
             raise UserError(f"{name} lasts more than {longest} minutes; {remedy}")
         report(0.0)
 
+    told: dict[str, Any] = {
+        "report": lambda done: report(min(1.0, done / seconds) if seconds else 0.0),
+        "look": look,
+    }
     try:
-        found = predict(
-            recogniser,
-            path,
-            abstain=abstain,
-            report=lambda done: report(min(1.0, done / seconds) if seconds else 0.0),
-            look=look,
-        )
+        if speakers:
+            heard = hear(recogniser, path, voices=speakers == "found", **told)
+            (found,) = label_together(recogniser, [heard], speakers, abstain)
+        else:
+            found = predict(recogniser, path, abstain=abstain, **told)
     except UserError as error:
         raise _of_upload(error, path) from error
-    return found._replace(file=name)
+    found = found._replace(file=name)
+    if session.recording == Path(path) and not session.ended:
+        session.heard = found
+    return found
 
 
 def _of_upload(error: UserError, path: str) -> UserError:
