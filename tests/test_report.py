@@ -12,27 +12,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.config import Config
 from fmaml_jax.data.dataset import Dataset, save
-from fmaml_jax.report.figures import MODE
+from fmaml_jax.report.figures import MODE, draw
 from fmaml_jax.report.output import report, save_runs
 from fmaml_jax.report.runs import Row, collect, load
 from fmaml_jax.report.tables import (
     PAPER_EMOTIONS,
     PAPER_SAMPLES,
+    answers_by_confidence,
     best_rows,
+    calibration_error,
+    compare,
+    gap_between_sexes,
     holm,
     latex,
     markdown,
-    paired_p,
+    numbered,
     read_corpora,
     result_tables,
     summarise,
     to_csv,
 )
 from fmaml_jax.training import plots
+from fmaml_jax.training.run_folder import describe
 from tests.run_folders import CLASSES, make_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +57,8 @@ def kinds(remarks):
 
 
 def table_of(runs, name="accuracy_transductive_5shot", emofilm=False):
-    return next(table for table in result_tables(runs, emofilm) if table.name == name)
+    made = numbered(result_tables(runs, emofilm))
+    return next(table for table in made if table.name == name)
 
 
 def methods_of(table):
@@ -68,27 +76,30 @@ def test_table_by_hand(tmp_path):
     make_run(tmp_path / "c", [0.2, 0.4, 0.2, 0.4], seed=0, method="metaser", support="all")
     make_run(tmp_path / "d", [0.2, 0.2, 0.2, 0.6], seed=0, target="de")
     table = table_of(collect([str(tmp_path)])[0])
-    assert table.caption.startswith("Table 2. Accuracy over all classes in 5-shot learning")
-    assert table.header == ("Method", "Italian", "German")
+    assert table.caption == "Accuracy over all classes, transductive batch norm, 5 shots"
+    assert table.header == ("Method", "Italian", "German", "Mean")
     # Deviations (-2, -1, 0, 1; -1, 0, 1, 2) / 10: standard error sqrt(0.12 / 7 / 8).
     pooled = 100 * math.sqrt(0.12 / 56) * stats.t.ppf(0.975, 7)
     over_seeds = 5 * stats.t.ppf(0.975, 1)
     # Before adaptation they are half of that; each seed has a standard error of sqrt(0.05 / 3 / 4).
     at_first = 50 * math.sqrt(0.05 / 12) * stats.t.ppf(0.975, 3) / math.sqrt(2)
     metaser = 100 * math.sqrt(0.04 / 3 / 4) * stats.t.ppf(0.975, 3)
+    german = 10 * stats.t.ppf(0.975, 3)
     assert [[entry.text for entry in row] for row in table.rows] == [
         [
-            "fmaml",
+            "F-MAML",
             f"70.0 ± {pooled:.1f} (± {over_seeds:.1f})",
-            f"30.0 ± {10 * stats.t.ppf(0.975, 3):.1f}",
+            f"30.0 ± {german:.1f}",
+            f"50.0 ± {math.hypot(pooled, german) / 2:.1f}",
         ],
         [
             "without adaptation",
             f"35.0 ± {at_first:.1f} (± {over_seeds / 2:.1f})",
-            f"15.0 ± {5 * stats.t.ppf(0.975, 3):.1f}",
+            f"15.0 ± {german / 2:.1f}",
+            f"25.0 ± {math.hypot(at_first, german / 2) / 2:.1f}",
         ],
-        ["metaser", f"30.0 ± {metaser:.1f}", ""],
-        ["without adaptation", f"15.0 ± {metaser / 2:.1f}", ""],
+        ["MetaSER", f"30.0 ± {metaser:.1f}", "", ""],
+        ["without adaptation", f"15.0 ± {metaser / 2:.1f}", "", ""],
     ]
     assert "chance is 14.3" in table.notes[0]
     assert "12.7 for 2 seeds" in table.notes[0]
@@ -142,9 +153,12 @@ def test_best_is_marked_where_the_pairs_say_so(tmp_path):
         np.concatenate([run.results["transductive"]["by_episode"]["accuracy"] for run in side])
         for side in (ours, rival)
     )
-    p = paired_p(ours, rival, "transductive", "accuracy")
-    assert p == pytest.approx(stats.ttest_1samp(a - b, 0).pvalue)
-    assert paired_p(rival, ours, "transductive", "accuracy") == 1.0
+    test = compare(ours, rival, "transductive", "accuracy")
+    assert test.p == pytest.approx(stats.ttest_1samp(a - b, 0).pvalue)
+    assert test.difference == pytest.approx(100 * (a - b).mean(), abs=1e-3)
+    assert test.paired
+    back = compare(rival, ours, "transductive", "accuracy")
+    assert (back.p, back.difference) == (pytest.approx(test.p), -test.difference)
     table = table_of(ours + rival)
     assert [row[1].best for row in methods_of(table)] == [True, False]
     assert table.notes[1].startswith("Bold beats every other method")
@@ -167,7 +181,7 @@ def test_holm_decides_between_one_rival_and_many(tmp_path):
     runs = column(tmp_path, fmaml=0.5 + gain, anil=[0.5] * 20, boil=[0.5] * 20, reptile=[0.5] * 20)
     assert best_rows(runs, "transductive", "accuracy") == set()
     two = dict(list(runs.items())[:2])
-    assert paired_p(*two.values(), "transductive", "accuracy") == pytest.approx(0.02)
+    assert compare(*two.values(), "transductive", "accuracy").p == pytest.approx(0.02)
     assert best_rows(two, "transductive", "accuracy") == {FMAML}
 
 
@@ -179,9 +193,9 @@ def test_other_episodes_are_never_compared(tmp_path):
     by_row = {run.row: [run] for run in runs}
     assert best_rows(by_row, "transductive", "accuracy") == set()
     assert [row[0].text for row in methods_of(table_of(runs))] == [
-        "fmaml",
-        "fmaml, leak guard speaker",
-        "anil",
+        "F-MAML",
+        "F-MAML, leak guard speaker",
+        "ANIL",
     ]
 
 
@@ -197,10 +211,10 @@ def test_rows_are_named_by_their_variant_and_signed(tmp_path):
         make_run(tmp_path / str(i), method=method, support=support, network=network)
     table = table_of(collect([str(tmp_path)])[0])
     assert [(row[0].text, row[0].signs) for row in methods_of(table)] == [
-        ("meta_sgd", ""),
-        ("meta_sgd (support all)", "†"),
-        ("supervised (cnn_lstm)", "†"),
-        ("supervised (support emotions)", "‡"),
+        ("Meta-SGD", ""),
+        ("Meta-SGD (support all)", "†"),
+        ("Supervised (cnn_lstm)", "†"),
+        ("Supervised (support emotions)", "‡"),
     ]
     assert [note[0] for note in table.notes[-2:]] == ["†", "‡"]
 
@@ -229,12 +243,12 @@ def test_features_are_named_and_their_rows_compared(tmp_path):
     assert remarks == []
     table = table_of(runs)
     assert [(row[0].text, row[1].best) for row in methods_of(table)] == [
-        ("fmaml", False),
-        ("fmaml (descriptors, fourier)", False),
-        ("functionals", False),
-        ("functionals (eGeMAPS)", False),
-        ("functionals (descriptors)", True),
-        ("functionals (MFCC + eGeMAPS, support emotions)", False),
+        ("F-MAML", False),
+        ("F-MAML (descriptors, fourier)", False),
+        ("Linear SVM", False),
+        ("Linear SVM (eGeMAPS)", False),
+        ("Linear SVM (descriptors)", True),
+        ("Linear SVM (MFCC + eGeMAPS, support emotions)", False),
     ]
     assert [record["features"] for record in table.records][:3:2] == ["MFCC", "descriptors"]
 
@@ -257,13 +271,13 @@ def test_rows_are_named_by_positions_and_order_that_their_methods_read(tmp_path)
     assert remarks == []
     table = table_of(runs)
     assert [row[0].text for row in methods_of(table)] == [
-        "fmaml",
-        "fmaml (first order)",
-        "fmaml (known positions)",
-        "fmaml (known positions, first order), leak guard speaker",
-        "protonet",
-        "pooled_finetune",
-        "functionals",
+        "F-MAML",
+        "F-MAML (first order)",
+        "F-MAML (known positions)",
+        "F-MAML (known positions, first order), leak guard speaker",
+        "ProtoNet",
+        "Pooled classifier, fine-tuned",
+        "Linear SVM",
     ]
     assert [(record["positions"], record["first_order"]) for record in table.records[::2]][:4] == [
         ("", 0),
@@ -277,12 +291,12 @@ def test_the_start_of_what_adapts_stands_below_it(tmp_path):
     make_run(tmp_path / "a", [0.8, 0.81, 0.8, 0.82])
     make_run(tmp_path / "b", [0.1, 0.12, 0.1, 0.1], method="protonet", support="all")
     runs, _ = collect([str(tmp_path)])
-    for figure, at_first in (("accuracy", "39.4"), ("emotion_accuracy", "34.4"), ("uar", "39.4")):
+    for figure, at_first in (("accuracy", "39.4"), ("emotion_accuracy", "34.4")):
         table = table_of(runs, f"{figure}_inductive_5shot")
         assert [(row[0].text, row[1].best, row[0].soft) for row in table.rows] == [
-            ("fmaml", True, False),
+            ("F-MAML", True, False),
             ("without adaptation", False, True),
-            ("protonet", False, False),
+            ("ProtoNet", False, False),
         ]
         assert table.rows[1][1].text.startswith(f"{at_first} ± ")
         assert re.search(rf"^\| &emsp;without adaptation \| {at_first} ± ", markdown(table), re.M)
@@ -300,7 +314,7 @@ def test_targets_that_are_corpora_have_names_and_an_order(tmp_path):
     assert table_of(collect([str(tmp_path)])[0]).header == (
         "Method",
         *("Italian", "zzz", "EmoDB (de)", "EMOVO (it)", "RAVDESS (en)", "CREMA-D (en)"),
-        "nEMO (pl)",
+        *("nEMO (pl)", "Mean"),
     )
 
 
@@ -322,27 +336,28 @@ def test_formats_have_the_same_figures(tmp_path):
         text = f"{float(line['mean']):.1f} ± {float(line['ci95_over_episodes']):.1f}"
         if line["ci95_over_seeds"]:
             text += f" (± {float(line['ci95_over_seeds']):.1f})"
-        of_csv[line["method"], line["target"]] = (text, line["best"] == "1")
-    assert len(of_csv) == 4
+        name = {"fmaml": "F-MAML", "meta_sgd": "Meta-SGD"}[line["method"]]
+        of_csv[name, line["target"]] = (text, line["best"] == "1")
+    assert len(of_csv) == 6
     assert {marked for _, marked in of_csv.values()} == {True, False}
 
     def parse(lines, split, bold, plain):
         found = {}
         for line in lines:
             name, *cells = (cell.strip() for cell in split(line))
-            for target, cell in zip(("it", "de"), cells, strict=True):
+            for target, cell in zip(("it", "de", "mean"), cells, strict=True):
                 match = re.fullmatch(bold, cell)
                 found[plain(name), target] = (plain(match[1] if match else cell), bool(match))
         return found
 
     of_markdown = parse(
-        [line for line in markdown(table).splitlines() if line.startswith(("| fmaml", "| meta"))],
+        [line for line in markdown(table).splitlines() if line.startswith(("| F-MAML", "| Meta-"))],
         lambda line: line.strip("|").split("|"),
         r"\*\*(.*)\*\*",
         lambda text: text.replace("\\", "").replace(" (support all)†", ""),
     )
     of_latex = parse(
-        [line for line in latex(table).splitlines() if line.startswith(("fmaml", "meta"))],
+        [line for line in latex(table).splitlines() if line.startswith(("F-MAML", "Meta-"))],
         lambda line: line.removesuffix("\\\\").split("&"),
         r"\\textbf\{(.*)\}",
         lambda text: (
@@ -355,9 +370,135 @@ def test_formats_have_the_same_figures(tmp_path):
     assert of_latex == of_csv
 
 
+def test_methods_without_shared_queries_are_compared_by_welchs_test(tmp_path):
+    rng = np.random.default_rng(4)
+    ours, rivals = rng.normal(0.55, 0.1, 20), rng.normal(0.5, 0.02, 20)
+    make_run(tmp_path / "a", ours)
+    make_run(tmp_path / "b", rivals, method="metaser", support="all", seed=1)
+    table = table_of(collect([str(tmp_path)])[0], "difference_accuracy_inductive_5shot")
+    (row,) = table.rows
+    p = stats.ttest_ind(ours, rivals, equal_var=False).pvalue
+    assert table.records[0]["p"] == pytest.approx(p)
+    assert table.records[0]["test"] == "Welch's t"
+    assert [entry.text for entry in row] == [
+        "MetaSER",
+        f"{100 * (ours.mean() - rivals.mean()):+.1f} (p = {p:.3f})",
+    ]
+    assert row[1].signs == "§"
+    assert table.notes[-1].startswith("§ no seed has the same queries")
+
+
+def test_tables_are_numbered_once_inductive_first_and_none_repeats_another(tmp_path):
+    for shots in (5, 10):
+        make_run(tmp_path / "both" / str(shots), shots=shots)
+        folder = make_run(tmp_path / "one" / str(shots), shots=shots)
+        results = json.loads((folder / "results.json").read_text())
+        results["transductive"] = results["inductive"]
+        results["inductive"]["by_episode"]["uar"][0] += 0.1
+        change(folder, **results)
+    names = [
+        [(table.title[:8], table.name) for table in numbered(result_tables(runs, False))]
+        for runs, _ in (collect([str(tmp_path / kind)]) for kind in ("both", "one"))
+    ]
+    assert names[0] == [
+        ("Table 1.", "accuracy_inductive_5shot"),
+        ("Table 2.", "accuracy_inductive_10shot"),
+        ("Table 3.", "emotion_accuracy_inductive_5shot"),
+        ("Table 4.", "emotion_accuracy_inductive_10shot"),
+        ("Table 5.", "accuracy_transductive_5shot"),
+        ("Table 6.", "accuracy_transductive_10shot"),
+        ("Table 7.", "emotion_accuracy_transductive_5shot"),
+        ("Table 8.", "emotion_accuracy_transductive_10shot"),
+    ]
+    # No batch norm, and another UAR.
+    assert [name.split("_inductive")[0] for _, name in names[1]] == [
+        *("accuracy", "accuracy", "emotion_accuracy", "emotion_accuracy", "uar", "uar"),
+    ]
+
+
+def test_a_run_records_its_commit():
+    head = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout
+    commit = describe(Config(), {}, {}, "cpu")["versions"].get("commit", "")
+    assert head.startswith(commit.removesuffix("-dirty"))
+    assert bool(commit) == (ROOT / ".git").exists()
+
+
+def test_what_differs_and_the_commit_are_on_the_page(tmp_path):
+    for name, method, rate in (("a", "fmaml", 0.1), ("b", "anil", 0.3)):
+        folder = make_run(tmp_path / "runs" / name, method=method, inner_lr=rate)
+        versions = json.loads((folder / "config.json").read_text())["versions"]
+        change(folder, "config.json", versions=versions | {"commit": f"c0ffee{name}"})
+    make_run(tmp_path / "runs" / "c", method="protonet", support="all")
+    report([str(tmp_path / "runs")], tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    table = page[page.index('<table id="differing"') :]
+    rows = re.findall(r"<tr><td>(.*?)</td><td>(.*?)</td><td>", table)
+    assert rows[:3] == [("F-MAML", "0.1"), ("ANIL", "0.3"), ("ProtoNet", "-")]
+    assert "c0ffeea, c0ffeeb, not recorded" in page
+
+
+@pytest.mark.parametrize("targets", [1, 3])
+def test_legends_and_titles_lie_within_their_figures(tmp_path, monkeypatch, targets):
+    for method, support in (("fmaml", "emotions"), ("functionals_fixed", "emotions")):
+        for target in ("emovo", "emodb", "cremad")[:targets]:
+            for shots in (5, 20):
+                make_run(
+                    tmp_path / method / f"{target}{shots}",
+                    **{"method": method, "support": support, "target": target, "shots": shots},
+                    **({"positions": "known", "network": "fourier"} if method == "fmaml" else {}),
+                )
+    drawn = []
+    savefig = Figure.savefig
+    monkeypatch.setattr(
+        Figure, "savefig", lambda self, *a, **k: drawn.append(self) or savefig(self, *a, **k)
+    )
+    draw(collect([str(tmp_path)])[0])
+    for figure in {id(each): each for each in drawn}.values():
+        for text in (*figure.legends, *(axis.title for axis in figure.axes)):
+            box = text.get_window_extent()
+            assert box.x0 >= 0
+            assert box.x1 <= figure.bbox.x1
+
+
+def test_calibration_coverage_and_sexes_by_hand(tmp_path):
+    # 40 answers at 0.25, all right; 60 at 0.855, half of them: errors of 75 and 35.5 points.
+    right, of = np.zeros(100, int), np.zeros(100, int)
+    right[[24, 25, 85]], of[[24, 25, 85]] = (20, 20, 30), (20, 20, 60)
+    sexes = {
+        "female": {"right": [9, *[0] * 6], "of": [10, *[0] * 6]},
+        "male": {"right": [5, 3, *[0] * 5], "of": [10, 4, *[0] * 5]},
+    }
+    folder = make_run(tmp_path / "runs" / "a")
+    results = json.loads((folder / "results.json").read_text())
+    results["inductive"] |= {
+        "by_confidence": {"right": right.tolist(), "of": of.tolist()},
+        "by_sex": sexes,
+    }
+    change(folder, **results)
+    runs, _ = collect([str(tmp_path / "runs")])
+    found = answers_by_confidence(runs, "inductive", 10)
+    assert found is not None
+    assert found[0][:, [2, 8]].tolist() == [[40, 30], [40, 60]]
+    assert found[1][[2, 8]] == pytest.approx([0.25, 0.855])
+    assert calibration_error(*found) == pytest.approx(0.4 * 0.75 + 0.6 * 0.355)
+    gap = gap_between_sexes(runs, "inductive")
+    assert gap[0] == pytest.approx(0.4)
+    assert np.isnan(gap[1:]).all()
+    assert answers_by_confidence(runs, "transductive", 10) is None  # an older run's
+    pictures, _ = draw(runs)
+    svg = {picture.name: picture.svg.decode() for picture in pictures}
+    assert "calibration error 51.3%" in svg["sureness"]
+    assert "sexes" in svg
+
+
 def test_latex_is_balanced_and_escaped(tmp_path):
     make_run(tmp_path / "a", method="meta_sgd", support="all")
     text = latex(table_of(collect([str(tmp_path)])[0]))
+    rules = [line for line in text.splitlines() if line.endswith("rule")]
+    assert rules == ["\\toprule", "\\midrule", "\\bottomrule"]  # booktabs
+    text = text.removeprefix("% \\usepackage{booktabs}\n")
     bare = text.replace("\\%", "").replace("\\_", "")
     assert bare.count("{") == bare.count("}")
     assert bare.count("$") % 2 == 0
@@ -498,7 +639,8 @@ def test_committed_results_are_whole():
     assert (len(runs), remarks) == (507, [])
     table = table_of(collect([str(results / "best.jsonl")])[0], "emotion_accuracy_inductive_5shot")
     figures = [entry.text.split(" (")[0] for entry in table.rows[0][1:]]
-    assert figures == ["76.7 ± 0.2", "57.8 ± 0.2", "51.4 ± 0.2", "41.7 ± 0.2"]  # the README's
+    # The README's.
+    assert figures == ["76.7 ± 0.2", "57.8 ± 0.2", "51.4 ± 0.2", "41.7 ± 0.2", "56.9 ± 0.1"]
 
 
 def test_seeds_of_one_program_in_a_file(tmp_path):
@@ -630,7 +772,7 @@ def test_cells_may_be_trained_otherwise_but_that_is_said(tmp_path):
     (remark,) = remarks
     assert remark == (
         "trained otherwise",
-        "fmaml",
+        "F-MAML",
         "meta_steps is 200 in it 5-shot; 100 in it 10-shot",
     )
 
@@ -642,7 +784,7 @@ def test_holes_are_named(tmp_path):
     make_run(tmp_path / "c", target="de", shots=10)
     make_run(tmp_path / "d", method="anil")
     _, remarks = collect([str(tmp_path)])
-    assert remarks == [("missing", "anil", "no run of seed 1 of 5-shot it; 10-shot de, it")]
+    assert remarks == [("missing", "ANIL", "no run of seed 1 of 5-shot it; 10-shot de, it")]
 
 
 # ---- the data, and the paper's numbers
@@ -691,13 +833,12 @@ def test_papers_numbers_stand_beside_emofilms(emofilm_report):
     tables, _ = emofilm_report(PAPER_SAMPLES)
     text = (tables / "accuracy_inductive_5shot.md").read_text()
     assert "| Method | Spanish | Spanish, paper |" in text
-    assert re.search(r"\| fmaml \| 63.0 ± \d+.\d \| 69.13 \|", text)
-    assert "metaser" not in text  # blank in our copy
+    assert re.search(r"\| F-MAML \| 63.0 ± \d+.\d \| 69.13 \|", text)
+    assert "MetaSER" not in text  # blank in our copy
     assert "bold" not in text.lower()  # nothing to compare with
     text = (tables / "accuracy_transductive_10shot.md").read_text()
-    assert "| metaser† |  | 70.13 |" in text
-    assert "| supervised (cnn\\_lstm)† |  | 32.54 |" in text
-    assert "paper" not in (tables / "uar_inductive_5shot.md").read_text()
+    assert "| MetaSER† |  | 70.13 |" in text
+    assert "| Supervised (cnn\\_lstm)† |  | 32.54 |" in text
     assert "paper" not in (tables / "emotion_accuracy_inductive_5shot.md").read_text()
     assert (tables / "data.csv").read_text().splitlines() == [
         "language,corpora,samples,anger,disgust,fear,happiness,sadness,neutral,silence",
@@ -748,17 +889,28 @@ def made(tmp_path_factory):
     return folder / "out"
 
 
+NAMES = ("accuracy", "emotion_accuracy")
+
+
 def test_folder_is_complete(made):
     names = {str(path.relative_to(made)) for path in made.rglob("*") if path.is_file()}
-    figures = ("figure3", "accuracy_by_shots", "accuracy_by_inner_step", "confusion", "recall")
+    figures = (
+        "loss_by_meta_step",
+        "accuracy_by_shots",
+        "accuracy_by_inner_step",
+        "confusion",
+        "recall",
+    )
     assert names == {
         "report.html",
         "tables.md",
         *(f"figures/{name}.{kind}" for name in (*figures, "embedding") for kind in ("png", "svg")),
         *(
-            f"tables/{figure}_{mode}_{shots}shot.{kind}"
-            for figure in ("accuracy", "emotion_accuracy", "uar")
-            for mode in ("transductive", "inductive")
+            f"tables/{figure}_{shots}shot.{kind}"
+            for figure in (
+                *(f"{name}_{mode}" for name in NAMES for mode in ("inductive", "transductive")),
+                *(f"difference_{name}_inductive" for name in NAMES),
+            )
             for shots in (5, 10)
             for kind in ("md", "csv", "tex")
         ),
@@ -776,8 +928,8 @@ def test_figures_hold_their_figures_as_text(made):
     shown = re.findall(r">(\d+)</text>", svg)
     assert len(shown) == 2 * 2 * 7
     assert {f"{100 * share:.0f}" for share in recall.values()} <= set(shown)
-    svg = (made / "figures" / "figure3.svg").read_text()
-    for text in ("Italian", "German", "fmaml, training tasks", "metaser, held-out speakers"):
+    svg = (made / "figures" / "loss_by_meta_step.svg").read_text()
+    for text in ("Italian", "German", "F-MAML, training tasks", "MetaSER, held-out speakers"):
         assert f">{text}</text>" in svg
 
 
@@ -789,8 +941,12 @@ def test_figures_that_cannot_be_drawn_are_named(tmp_path):
     )
     remarks = report([str(tmp_path / "a")], tmp_path / "out")
     left_out = {subject for kind, subject, _ in remarks if kind == "left out"}
-    assert {"figure figure3", "figure accuracy_by_shots", "figure embedding"} < left_out
-    assert not (tmp_path / "out" / "figures" / "figure3.svg").exists()
+    assert {
+        "the line chart of the query loss by meta-step",
+        "the line chart of the accuracy by shots",
+        "the scatter plot of the outputs of one test episode",
+    } < left_out
+    assert not (tmp_path / "out" / "figures" / "loss_by_meta_step.svg").exists()
 
 
 @pytest.mark.parametrize("absent", [pytest.param(False, marks=pytest.mark.slow), True])
@@ -810,9 +966,9 @@ def test_runs_without_validation_are_reported(tmp_path, absent):
         plots.convergence(folder / "convergence.png", results)
         assert (folder / "convergence.png").stat().st_size > 0
     report([str(tmp_path / "runs")], tmp_path / "out")
-    svg = (tmp_path / "out" / "figures" / "figure3.svg").read_text()
+    svg = (tmp_path / "out" / "figures" / "loss_by_meta_step.svg").read_text()
     assert ">EmoDB (de)</text>" in svg
-    assert ">fmaml, training tasks</text>" in svg
+    assert ">F-MAML, training tasks</text>" in svg
     assert "held-out" not in svg
     assert "<td>200</td>" in (tmp_path / "out" / "report.html").read_text()
 
@@ -854,7 +1010,7 @@ def test_page_in_chromium(made, tmp_path, width):
     tables = dict(found["tables"])
     assert tables["accuracy_transductive_5shot"] == 2 * 2
     assert tables["runs"] == 8
-    assert len(tables) == 12 + 2
+    assert len(tables) == 8 + 4 + 2
     assert len(found["images"]) == 6
     assert all(min(size) > 100 for size in found["images"])
     assert all(name.startswith("data:") for name in found["fetched"])
@@ -884,7 +1040,7 @@ def test_command_takes_flags_anywhere_and_replaces_an_earlier_report(tmp_path):
     done = command(f"--out={out}", tmp_path / "run.jsonl")
     assert done.returncode == 0, done.stderr
     assert "1 runs" in done.stdout
-    assert "left out: figure figure3" in done.stdout
+    assert "left out: the line chart of the query loss by meta-step" in done.stdout
     assert not (out / "tables" / "stale.md").exists()
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
@@ -896,7 +1052,8 @@ def test_help_loads_no_library():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "arguments", [("nowhere", "--out=x"), ("--out=x",), (".",), (".", "--out=x", "--save=x.jsonl")]
+    "arguments",
+    [("nowhere", "--out=x"), ("--out=x",), (".", "--out="), (".", "--out=x", "--save=x.jsonl")],
 )
 def test_a_bad_command_line_is_one_sentence(tmp_path, arguments):
     done = command(*arguments)

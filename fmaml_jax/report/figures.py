@@ -4,6 +4,7 @@ Every method and class has a marker and a line style too, for print without colo
 """
 
 import io
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -23,27 +24,54 @@ from fmaml_jax.common.pictures import (
     VERMILION,
     draw_matrix,
 )
-from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.report.runs import Remark, Row, Run
-from fmaml_jax.report.tables import language_order, summarise, target_name
+from fmaml_jax.report.tables import (
+    MODES,
+    answers_by_confidence,
+    calibration_error,
+    gap_between_sexes,
+    language_order,
+    modes_of,
+    summarise,
+    target_name,
+)
 
 # The best told apart first, without the yellow that white paper swallows.
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)
 MARKERS = "osD^vPX*<>dph"
 LINES = ("-", "--", "-.", ":")
-MODE = "inductive"
-"""The batch norm of figures that show one mode: a prediction does not depend on its neighbours."""
+LABEL_LETTERS = 40
+"""The most letters in a line of a legend or of a panel's title."""
+MODE = MODES[0]
+"""The batch norm of figures that show one mode."""
 
 FMAML, METASER = Row("fmaml", "emotions", "cnn", "none"), Row("metaser", "all", "cnn", "none")
 
 
 class Picture(NamedTuple):
-    """A figure as files: its name, what it shows in a sentence, and the bytes."""
+    """A figure as files.
+
+    Attributes:
+        name: of its files.
+        caption: what it shows.
+        alt: what kind of picture it is, and of what, for those who do not see it.
+        width: in CSS pixels.
+        png, svg: its bytes.
+        number: its place among the figures of a report.
+    """
 
     name: str
     caption: str
+    alt: str
+    width: int
     png: bytes
     svg: bytes
+    number: int
+
+    @property
+    def title(self) -> str:
+        """The caption with its number."""
+        return f"Figure {self.number}. {self.caption}"
 
 
 class _Grid(NamedTuple):
@@ -71,25 +99,29 @@ def draw(runs: Sequence[Run]) -> tuple[list[Picture], list[Remark]]:
     )
     _, families = lettered([*map(target_name, grid.targets), *runs[0].results["classes"]])
     pictures, remarks = [], []
-    for name, make in (
-        ("figure3", _loss_by_step),
-        ("accuracy_by_shots", _accuracy_by_shots),
-        ("accuracy_by_inner_step", _accuracy_by_inner_step),
-        ("confusion", _confusion),
-        ("recall", _recall),
-        ("embedding", _embedding),
-    ):
+    for name, (alt, make) in _DRAWN.items():
         with matplotlib.rc_context(
             {"svg.fonttype": "none", "svg.hashsalt": name, "font.family": families}
         ):
             figure, text = make(grid)
             if figure is None:
-                remarks.append(Remark("left out", f"figure {name}", text))
+                remarks.append(Remark("left out", f"the {alt}", text))
                 continue
             png, svg = io.BytesIO(), io.BytesIO()
             figure.savefig(png, format="png", dpi=150)
             figure.savefig(svg, format="svg", metadata={"Date": None})
-        pictures.append(Picture(name, text, png.getvalue(), svg.getvalue()))
+        panels = ", ".join(filter(None, (axis.get_title() for axis in figure.axes)))
+        pictures.append(
+            Picture(
+                name,
+                text,
+                f"{alt[0].upper()}{alt[1:]}" + (f"; panels: {panels}" if panels else ""),
+                round(96 * figure.get_figwidth()),
+                png.getvalue(),
+                svg.getvalue(),
+                len(pictures) + 1,
+            )
+        )
     return pictures, remarks
 
 
@@ -135,17 +167,32 @@ def _target(target: str) -> str:
     return name
 
 
-def _legend(figure: Figure, axes: np.ndarray, columns: int, **settings) -> None:
-    """One legend of all panels, below them."""
+def _legend(figure: Figure, axes: np.ndarray, **settings) -> None:
+    """One legend of all panels, below them, in as many columns as the figure is wide enough for."""
     entries = {}
     for axis in axes.flat:
         handles, labels = axis.get_legend_handles_labels()
         entries |= {
-            label: entry
+            _wrapped(label): entry
             for label, entry in zip(labels, handles, strict=True)
-            if label not in entries
+            if _wrapped(label) not in entries
         }
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=columns, **settings)
+    longest = max(len(line) for label in entries for line in label.splitlines())
+    inches = 0.6 + 0.075 * longest  # the sample line, and letters at their widest
+    columns = max(1, min(len(entries), int(figure.get_figwidth() / inches)))
+    figure.legend(
+        entries.values(), entries, loc="outside lower center", ncols=columns, fontsize=9, **settings
+    )
+
+
+def _wrapped(label: str, width: int = LABEL_LETTERS) -> str:
+    """A label in lines that no figure is too narrow for."""
+    return textwrap.fill(label, width, break_long_words=False)
+
+
+def _figsize(panel: float, panels: int, height: float) -> tuple[float, float]:
+    """Of a figure of some panels a row, in inches."""
+    return max(5.0, panel * panels + 0.6), height
 
 
 def _loss_by_step(grid: _Grid) -> tuple[Figure | None, str]:
@@ -164,8 +211,8 @@ def _loss_by_step(grid: _Grid) -> tuple[Figure | None, str]:
         if targets and len(rows) == 2:
             break
     else:
-        return None, "no language has the curves of fmaml and metaser at the same shots"
-    figure, axes = _panels(1, len(targets), figsize=(4 * len(targets) + 0.6, 3.9), sharey=True)
+        return None, "no language has the curves of F-MAML and MetaSER at the same shots"
+    figure, axes = _panels(1, len(targets), figsize=_figsize(4, len(targets), 3.9), sharey=True)
     for axis, target in zip(axes[0], targets, strict=True):
         for row in rows:
             found = curves[target, row]
@@ -195,12 +242,12 @@ def _loss_by_step(grid: _Grid) -> tuple[Figure | None, str]:
         axis.set_xlabel("meta-step")
         axis.set_ylim(bottom=0)
     axes[0, 0].set_ylabel("query loss (nats)")
-    _legend(figure, axes, 2 if len(targets) > 1 else 1)
+    _legend(figure, axes)
     return figure, (
-        f"Figure 3. Query loss by meta-step in {shots}-shot meta-training, F-MAML against MetaSER "
-        "(MAML on the plain problem): means over seeds, on training tasks and on held-out source "
-        "speakers, by the target language that is left out. Their tasks differ: MetaSER has "
-        "support of the fixed classes and shuffles all positions."
+        f"Query loss by meta-step (the paper's Figure 3) in {shots}-shot meta-training, F-MAML "
+        "against MetaSER (MAML on the plain problem): means over seeds, on training tasks and on "
+        "held-out source speakers, by the target language that is left out. Their tasks differ: "
+        "MetaSER has support of the fixed classes and shuffles all positions."
     )
 
 
@@ -218,7 +265,7 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[Figure | None, str]:
     if not targets:
         return None, "no method was run with several shots"
     figure, axes = _panels(
-        2, len(targets), figsize=(3.6 * len(targets) + 0.6, 7), sharex=True, sharey=True
+        2, len(targets), figsize=_figsize(3.6, len(targets), 7), sharex=True, sharey=True
     )
     styles = _styles(grid)
     shown = {"accuracy": "accuracy, all classes (%)", "emotion_accuracy": "emotions alone (%)"}
@@ -248,7 +295,7 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[Figure | None, str]:
     emotions = next(iter(grid.cells.values()))[0].results["ways"]
     _chance(grid, axes[:1])
     _chance(grid, axes[1:], 100 / emotions)
-    _legend(figure, axes, min(4, 2 * len(targets)))
+    _legend(figure, axes)
     return figure, (
         "Accuracy by shots, of methods that were run with several; bars are the 95% interval over "
         f"episodes. Upper row: over all classes; lower row: emotions alone, decided among the "
@@ -287,12 +334,15 @@ def _accuracy_by_inner_step(grid: _Grid) -> tuple[Figure | None, str]:
     targets = [t for t in grid.targets if any(len(path(row, t, MODE)) > 1 for row in rows)]
     if not targets:
         return None, f"no method adapts in steps at {shots} shots"
+    modes = modes_of([run for runs in grid.cells.values() for run in runs])
     figure, axes = _panels(
-        2, len(targets), figsize=(3.6 * len(targets) + 0.6, 7), sharex=True, sharey=True
+        *(len(modes), len(targets)),
+        figsize=_figsize(3.6, len(targets), 0.8 + 3.1 * len(modes)),
+        **{"sharex": True, "sharey": True},
     )
     styles = _styles(grid)
-    for panels, mode in zip(axes, BATCH_NORM_MODES, strict=True):
-        panels[0].set_ylabel(f"accuracy in %, {mode}")
+    for panels, mode in zip(axes, modes, strict=True):
+        panels[0].set_ylabel("accuracy in %" + (f", {mode}" if len(modes) > 1 else ""))
         for axis, target in zip(panels, targets, strict=True):
             for row in rows:
                 values = path(row, target, mode)
@@ -303,13 +353,14 @@ def _accuracy_by_inner_step(grid: _Grid) -> tuple[Figure | None, str]:
             axis.xaxis.get_major_locator().set_params(integer=True)
     for axis, target in zip(axes[0], targets, strict=True):
         axis.set_title(_target(target))
-    for axis in axes[1]:
+    for axis in axes[-1]:
         axis.set_xlabel("inner step")
     _chance(grid, axes)
-    _legend(figure, axes, min(4, 2 * len(targets)))
+    _legend(figure, axes)
     return figure, (
         f"Accuracy over all classes by inner step, {shots} shots, means over seeds and episodes; "
-        "step 0 is before adaptation. Upper row: transductive batch norm; lower row: inductive."
+        "step 0 is before adaptation."
+        + (" Upper row: inductive batch norm; lower row: transductive." if len(modes) > 1 else "")
     )
 
 
@@ -334,7 +385,7 @@ def _confusion(grid: _Grid) -> tuple[Figure, str]:
                 continue
             shares = np.mean([run.results[MODE]["confusion"] for run in found], axis=0)
             draw_matrix(axis, shares, classes, classes)
-            axis.set_title(f"{row.label}, {_target(target)}", fontsize=10)
+            axis.set_title(_wrapped(f"{row.label}, {_target(target)}", 32), fontsize=10)
     figure.supxlabel("answer", fontsize=10)
     figure.supylabel("true class", fontsize=10)
     return figure, (
@@ -349,19 +400,25 @@ def _recall(grid: _Grid) -> tuple[Figure, str]:
     targets = [t for t in grid.targets if any((row, t, shots) in grid.cells for row in grid.rows)]
     rows = [row for row in grid.rows if any((row, t, shots) in grid.cells for t in targets)]
     classes = next(iter(grid.cells.values()))[0].results["classes"]
+    # One below the other, so that a phone shows all classes.
+    labels = [_wrapped(row.label, 18) for row in rows]
+    lines = sum(1 + label.count("\n") for label in labels)
     figure, axes = _panels(
-        1,
-        len(targets),
-        figsize=((0.46 * len(classes) + 0.3) * len(targets) + 2.2, 0.32 * len(rows) + 1.7),
-        sharey=True,
+        *(len(targets), 1),
+        figsize=(
+            0.36 * len(classes) + 1.9,
+            (0.17 * lines + 0.14 * len(rows) + 0.5) * len(targets) + 0.9,
+        ),
+        sharex=True,
     )
-    for axis, target in zip(axes[0], targets, strict=True):
+    for axis, target in zip(axes[:, 0], targets, strict=True):
         shares = np.full((len(rows), len(classes)), np.nan)
         for i, row in enumerate(rows):
             if found := grid.cells.get((row, target, shots)):
                 recalls = [[run.results[MODE]["recall"][c] for c in classes] for run in found]
                 shares[i] = np.mean(recalls, axis=0)
-        draw_matrix(axis, shares, [row.label for row in rows], classes)
+        draw_matrix(axis, shares, labels, classes)
+        axis.set_yticks(range(len(rows)), labels, fontsize=8)
         axis.set_title(_target(target))
     return figure, (
         f"Recall of each class in %, {shots} shots, {MODE} batch norm, means over seeds; blank "
@@ -382,7 +439,7 @@ def _embedding(grid: _Grid) -> tuple[Figure | None, str]:
         return None, f"no run of {', '.join(row.label for row in grid.featured)} has one"
     classes = next(iter(grid.cells.values()))[0].results["classes"]
     figure, axes = _panels(
-        len(rows), len(targets), figsize=(3.6 * len(targets) + 0.4, 3.5 * len(rows) + 0.8)
+        len(rows), len(targets), figsize=_figsize(3.6, len(targets), 3.5 * len(rows) + 0.8)
     )
     for panels, row in zip(axes, rows, strict=True):
         for axis, target in zip(panels, targets, strict=True):
@@ -391,7 +448,7 @@ def _embedding(grid: _Grid) -> tuple[Figure | None, str]:
             if not (found := points(row, target)):
                 axis.set_axis_off()
                 continue
-            axis.set_title(f"{row.label}, {_target(target)}", fontsize=10)
+            axis.set_title(_wrapped(f"{row.label}, {_target(target)}", 32), fontsize=10)
             for part, size, edge in (("query", 16, "none"), ("support", 70, "black")):
                 places = np.asarray(found[part]).reshape(-1, 2)
                 labels = np.asarray(found[f"{part}_labels"])
@@ -407,9 +464,106 @@ def _embedding(grid: _Grid) -> tuple[Figure | None, str]:
                         alpha=0.65 if part == "query" else 1,
                         label=name if part == "query" else None,
                     )
-    _legend(figure, axes, len(classes) if len(targets) > 1 else 3, markerscale=1.6)
+    _legend(figure, axes, markerscale=1.6)
     return figure, (
         f"Outputs of the first test episode after adaptation on their two principal axes, {shots} "
         "shots, inductive batch norm, the lowest seed. Large marks with an edge are the support, "
         "small ones the query."
     )
+
+
+def _sureness(grid: _Grid) -> tuple[Figure | None, str]:
+    shots = grid.shots[0]
+
+    def found(row: Row, target: str, parts: int) -> tuple[np.ndarray, np.ndarray] | None:
+        runs = grid.cells.get((row, target, shots))
+        return answers_by_confidence(runs, MODE, parts) if runs else None
+
+    rows = [row for row in grid.rows if any(found(row, t, 10) for t in grid.targets)]
+    targets = [t for t in grid.targets if any(found(row, t, 10) for row in rows)]
+    if not targets:
+        return None, "no run has recorded how sure its answers were; run it again"
+    figure, axes = _panels(2, len(targets), figsize=_figsize(3.4, len(targets), 7.2))
+    styles = _styles(grid)
+    for place, target in enumerate(targets):
+        above, below = axes[:, place]
+        errors = []
+        for row in rows:
+            if not (of_row := found(row, target, 10)):
+                continue
+            answers, confidence = of_row
+            errors.append(f"{100 * calibration_error(answers, confidence):.1f}")
+            kept = answers[1] > 0
+            shares = 100 * answers[0][kept] / answers[1][kept]
+            above.plot(100 * confidence[kept], shares, markersize=5, **styles[row])
+            # From the surest answers down.
+            fine, _ = found(row, target, 100) or of_row
+            right, of = np.cumsum(fine[:, ::-1], axis=1)
+            kept = of > 0
+            below.plot(
+                *(100 * of[kept] / of[-1], 100 * right[kept] / of[kept]),
+                **(styles[row] | {"marker": None}),
+            )
+        above.plot([0, 100], [0, 100], color="grey", linestyle=":", linewidth=1)
+        above.set_title(f"{_target(target)}\ncalibration error {', '.join(errors)}%", fontsize=10)
+        above.set_xlabel("probability of the answer (%)")
+        below.set_xlabel("answers that are given (%)")
+        below.set_ylim(top=101)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("right answers (%)")
+    _legend(figure, axes)
+    return figure, (
+        f"How sure answers are, over all classes, {shots} shots, {MODE} batch norm, all seeds. "
+        "Upper row: the share of right answers by their probability; on the dotted line they "
+        "agree, and the expected calibration error (10 bins) is the mean distance from it, in the "
+        "order of the legend. Lower row: the share of right answers if only the surest are given "
+        "and the others are abstained from."
+    )
+
+
+def _sexes(grid: _Grid) -> tuple[Figure | None, str]:
+    shots = grid.shots[0]
+
+    def gap(row: Row, target: str) -> np.ndarray | None:
+        runs = grid.cells.get((row, target, shots))
+        return gap_between_sexes(runs, MODE) if runs else None
+
+    targets = [t for t in grid.targets if any(gap(row, t) is not None for row in grid.rows)]
+    rows = [row for row in grid.rows if any(gap(row, t) is not None for t in targets)]
+    if not targets:
+        return None, "no run has recorded it of a corpus that says who is a woman and who a man"
+    classes = next(iter(grid.cells.values()))[0].results["classes"]
+    names, _ = lettered(classes)
+    figure, axes = _panels(1, len(targets), figsize=_figsize(3.8, len(targets), 4), sharey=True)
+    styles = _styles(grid)
+    for axis, target in zip(axes[0], targets, strict=True):
+        for i, row in enumerate(rows):
+            if (differences := gap(row, target)) is None:
+                continue
+            width = 0.8 / len(rows)
+            places = np.arange(len(classes)) + width * (i - (len(rows) - 1) / 2)
+            style = styles[row]
+            axis.bar(places, 100 * differences, width, color=style["color"], label=style["label"])
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set_title(_target(target))
+        axis.set_xticks(range(len(classes)), names, rotation=40, ha="right")
+    axes[0, 0].set_ylabel("recall of women less that of men (points)")
+    _legend(figure, axes)
+    return figure, (
+        f"Difference in recall between women and men by class, {shots} shots, {MODE} batch norm, "
+        "all seeds and episodes; blank where one of them has no clips. Speakers are few: a "
+        "difference may be one person's."
+    )
+
+
+_DRAWN = {
+    "loss_by_meta_step": ("line chart of the query loss by meta-step", _loss_by_step),
+    "accuracy_by_shots": ("line chart of the accuracy by shots", _accuracy_by_shots),
+    "accuracy_by_inner_step": ("line chart of the accuracy by inner step", _accuracy_by_inner_step),
+    "confusion": ("confusion matrices", _confusion),
+    "recall": ("map of the recall of each class by method", _recall),
+    "sureness": ("line charts of right answers by probability and by coverage", _sureness),
+    "sexes": ("bar chart of the difference in recall between women and men", _sexes),
+    "embedding": ("scatter plot of the outputs of one test episode", _embedding),
+}
+"""What each figure is, for remarks and for those who do not see it, and what draws it."""

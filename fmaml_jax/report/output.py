@@ -31,12 +31,15 @@ def report(paths: list[str], out: Path) -> list[Remark]:
     else:
         remarks.append(
             Remark(
-                "left out", "table 1 and the paper's numbers", f"the data are not here: {reason}"
+                "left out",
+                "the table of data and the paper's numbers",
+                f"the data are not here: {reason}",
             )
         )
     if "emofilm" in {corpus.corpus for corpus in corpora} and not emofilm:
-        reason = "classes or samples of each language are not those of EmoFilm (table 1)"
+        reason = "classes or samples of each language are not those of EmoFilm (the table of data)"
         remarks.append(Remark("left out", "the paper's numbers", reason))
+    made = tables.numbered(made)
     pictures, undrawn = figures.draw(found)
     remarks += undrawn
 
@@ -90,8 +93,9 @@ def save_runs(paths: list[str], file: Path) -> list[Remark]:
 
 
 def _print_remarks(remarks: list[Remark]) -> None:
-    for remark in remarks:
-        print(f"{remark.kind}: {remark.subject}: {remark.reason}")
+    for (kind, reason), alike in runs.grouped(remarks).items():
+        more = f" and {len(alike) - 1} more" if alike[1:] else ""
+        print(f"{kind}: {alike[0].subject}{more}: {reason}")
     if kinds := Counter(remark.kind for remark in remarks):
         print(", ".join(f"{count} {kind}" for kind, count in kinds.items()))
 

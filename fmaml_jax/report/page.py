@@ -4,14 +4,16 @@ import base64
 import html
 import itertools
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 
 from fmaml_jax.report.figures import Picture
-from fmaml_jax.report.runs import Remark, Run
-from fmaml_jax.report.tables import Entry, Table
+from fmaml_jax.report.runs import Remark, Run, grouped, reads
+from fmaml_jax.report.tables import Entry, Table, target_name
 
+NOT_SAID = "not recorded"
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
@@ -25,14 +27,15 @@ def render(
     of_data = [table for table in tables if table.name == "data"]
     groups = []
     results = [table for table in tables if table.name != "data"]
-    for title, group in itertools.groupby(results, key=_group):
+    for title, group in itertools.groupby(results, key=lambda table: table.group):
         body = "".join(map(_table, group))
         is_open = " open" if not groups else ""
         groups.append(f"<details{is_open}><summary>{_text(title)}</summary>{body}</details>")
-    common, listed = _runs(runs)
+    common, differing, listed = _runs(runs)
     first = runs[0]
     facts = {
         "Runs": str(len(runs)),
+        "Commit": ", ".join(dict.fromkeys(run.versions.get("commit", NOT_SAID) for run in runs)),
         "Seeds": ", ".join(map(str, sorted({run.seed for run in runs}))),
         "Data": "; ".join(dict.fromkeys(", ".join(run.config["data"]) for run in runs)),
         "Classes": ", ".join(first.results["classes"]),
@@ -57,6 +60,7 @@ def render(
         pictures="".join(map(_picture, pictures)),
         remarks=_remarks(remarks),
         common=_list(common),
+        differing=differing,
         runs=listed,
     )
 
@@ -70,12 +74,6 @@ def _fixed_class_sources(runs: Sequence[Run]) -> Iterator[str]:
 
 def _text(text: str) -> str:
     return html.escape(text)
-
-
-def _group(table: Table) -> str:
-    """What tables of one figure and mode share: the caption without its number and shots."""
-    title, mode = table.caption.split(". ", 1)[-1].split(" in ", 1)
-    return f"{title}, {mode.split(', ', 1)[1]}"
 
 
 def _table(table: Table) -> str:
@@ -93,33 +91,43 @@ def _table(table: Table) -> str:
     )
     notes = "".join(f"<p>{_text(note)}</p>" for note in table.notes)
     return (
-        f'<div class="scroll"><table id="{table.name}"><caption>{_text(table.caption)}</caption>'
+        f'<div class="scroll"><table id="{table.name}"><caption>{_text(table.title)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         f'<div class="notes">{notes}</div>'
     )
 
 
 def _picture(picture: Picture) -> str:
-    # An image of its own, since the ids in one SVG would clash with those in the next.
+    # An image of its own, since the ids in one SVG would clash with those in the next. Smaller than
+    # three quarters, its letters could not be read.
     data = base64.b64encode(picture.svg).decode()
-    caption = _text(picture.caption)
+    size = f"max-width: {picture.width}px; min-width: {picture.width * 3 // 4}px"
     return (
-        f'<figure id="{picture.name}"><div class="scroll sheet">'
-        f'<img alt="{caption}" src="data:image/svg+xml;base64,{data}"></div>'
-        f"<figcaption>{caption}</figcaption></figure>"
+        f'<figure id="{picture.name}"><div class="scroll sheet" style="max-width: '
+        f'{picture.width + 18}px"><img alt="{_text(picture.alt)}" style="{size}" '
+        f'src="data:image/svg+xml;base64,{data}"></div>'
+        f"<figcaption>{_text(picture.title)}</figcaption></figure>"
     )
 
 
 def _remarks(remarks: Sequence[Remark]) -> str:
     if not remarks:
         return "<p>Nothing was left out.</p>"
-    rows = "".join(
-        f"<tr><td>{_text(kind)}</td><td>{_text(subject)}</td><td>{_text(reason)}</td></tr>"
-        for kind, subject, reason in remarks
-    )
+    rows = []
+    for (kind, reason), alike in grouped(remarks).items():
+        first, *others = (_text(remark.subject) for remark in alike)
+        more = f"<details><summary>and {len(others)} more</summary>{'<br>'.join(others)}</details>"
+        rows.append((_text(kind), first + more * bool(others), _text(reason)))
+    return _text_table("remarks", ("what", "of", "why"), rows)
+
+
+def _text_table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts: of HTML in its cells, and not in its head."""
+    header = "".join(f'<th scope="col">{_text(title)}</th>' for title in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
-        '<div class="scroll"><table id="remarks" class="text"><thead><tr><th>what</th>'
-        f"<th>of</th><th>why</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        f'<div class="scroll"><table id="{name}" class="text"><thead><tr>{header}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -128,8 +136,8 @@ def _list(facts: dict[str, str]) -> str:
     return f"<dl>{items}</dl>"
 
 
-def _runs(runs: Sequence[Run]) -> tuple[dict[str, str], str]:
-    """Training settings that all runs share, and a table of the runs with those that differ."""
+def _runs(runs: Sequence[Run]) -> tuple[dict[str, str], str, str]:
+    """Training settings that all runs share, a table of those that differ, and one of the runs."""
     names = list(dict.fromkeys(name for run in runs for name in run.training))
     differing = [
         name for name in names if len({json.dumps(run.training.get(name)) for run in runs}) > 1
@@ -140,7 +148,20 @@ def _runs(runs: Sequence[Run]) -> tuple[dict[str, str], str]:
         common |= {f"version: {name}": str(value) for name, value in runs[0].versions.items()}
     else:
         common["versions"] = f"{len(versions)} sets of versions and devices; see each run's record"
-    head = ("run", "method", "target", "shots", "seed", "selected at meta-step", *differing)
+
+    cells: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+    for run in runs:
+        values = (
+            _text(str(run.training.get(name, ""))) if reads(run, name) else "-"
+            for name in differing
+        )
+        cells[_text(run.row.label), *values][f"{target_name(run.target)} {run.shots}-shot"] += 1
+    settings = [(*of_row, _text(", ".join(where))) for of_row, where in cells.items()]
+    difference = (
+        _text_table("differing", ("method", *differing, "runs"), settings)
+        if differing
+        else "<p>All runs have the same settings.</p>"
+    )
     rows = [
         (
             run.path,
@@ -149,15 +170,10 @@ def _runs(runs: Sequence[Run]) -> tuple[dict[str, str], str]:
             str(run.shots),
             str(run.seed),
             str((run.results["selection"] or {}).get("meta_step", "")),
-            *(str(run.training.get(name, "")) for name in differing),
+            run.versions.get("commit", NOT_SAID),
         )
         for run in runs
     ]
-    header = "".join(f'<th scope="col">{_text(name)}</th>' for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_text(value)}</td>" for value in row) + "</tr>" for row in rows
-    )
-    return common, (
-        f'<div class="scroll"><table id="runs" class="text"><thead><tr>{header}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    head = ("run", "method", "target", "shots", "seed", "selected at meta-step", "commit")
+    listed = _text_table("runs", head, [tuple(map(_text, row)) for row in rows])
+    return common, difference, listed

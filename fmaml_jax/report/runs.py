@@ -16,7 +16,7 @@ import numpy as np
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import BATCH_NORM_MODES, NO_TARGET
-from fmaml_jax.learners import METHODS
+from fmaml_jax.learners import METHODS, read_settings
 from fmaml_jax.report import grid_file
 from fmaml_jax.training.run_folder import recorded_settings
 
@@ -29,6 +29,17 @@ NO_TRAINING_SETTING = {
     *("seeds_at_once", "emotions", "fixed", "run_dir", "task_chunk", *PROTOCOL),
 }
 """Settings that say which cell a run is of, how it is measured, or where it is computed."""
+
+NAMES = {  # the paper's, then the literature's
+    **{"fmaml": "F-MAML", "metaser": "MetaSER", "supervised": "Supervised"},
+    **{"reptile": "Reptile", "meta_sgd": "Meta-SGD", "mamlpp": "MAML++"},
+    **{"anil": "ANIL", "boil": "BOIL", "protonet": "ProtoNet"},
+    **{"matching": "Matching network", "relation": "Relation network"},
+    **{"pooled": "Pooled classifier", "pooled_finetune": "Pooled classifier, fine-tuned"},
+    **{"functionals": "Linear SVM", "functionals_fixed": "Linear SVM, fixed classes of sources"},
+    "functionals_pooled": "Logistic regression",
+}
+"""Methods as a reader knows them."""
 
 FEATURES = (
     *("MFCC", "eGeMAPS", "MFCC + eGeMAPS", "descriptors", "CAM++"),
@@ -74,7 +85,8 @@ class Row(NamedTuple):
         variant += [f"{self.positions} positions"] if self.positions else []
         variant += ["first order"] if self.first_order else []
         guard = f", leak guard {self.leak_guard}" if self.leak_guard != "none" else ""
-        return self.method + (f" ({', '.join(variant)})" if variant else "") + guard
+        name = NAMES.get(self.method, self.method)
+        return name + (f" ({', '.join(variant)})" if variant else "") + guard
 
     @property
     def order(self) -> tuple:
@@ -103,6 +115,13 @@ def row_of(
         features=feature_name(feature_config),
         positions="known" if reads("positions") and config["positions"] == "known" else "",
         first_order=reads("first_order") and config["first_order"],
+    )
+
+
+def reads(run: "Run", setting: str) -> bool:
+    """Whether the run's method reads the setting; an unknown method may."""
+    return run.row.method not in METHODS or setting in read_settings(
+        METHODS[run.row.method], run.row.support, run.row.network
     )
 
 
@@ -178,6 +197,14 @@ class Remark(NamedTuple):
     kind: str
     subject: str
     reason: str
+
+
+def grouped(remarks: Iterable[Remark]) -> dict[tuple[str, str], list[Remark]]:
+    """Remarks of one kind and reason together, in the order of the first."""
+    groups: dict[tuple[str, str], list[Remark]] = defaultdict(list)
+    for remark in remarks:
+        groups[remark.kind, remark.reason].append(remark)
+    return dict(groups)
 
 
 def collect(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:

@@ -5,16 +5,18 @@ import io
 import itertools
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import stats
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import BATCH_NORM_MODES
 from fmaml_jax.data.dataset import NO_LANGUAGE, Dataset
+from fmaml_jax.data.sexes import SEXES
 from fmaml_jax.data.shards import load_corpora
 from fmaml_jax.report.runs import FIGURES, Row, Run, adapts
 from fmaml_jax.training.results import interval
@@ -35,7 +37,11 @@ TITLES = {
     "uar": "UAR",
 }
 
-PAPER_TABLES = {5: "Table 2", 10: "Table 3", 20: "Table 4"}
+MODES = BATCH_NORM_MODES[::-1]
+"""Inductive first: there a prediction does not depend on the other queries of its episode."""
+MEAN = "mean"
+"""The column of the mean over all targets."""
+
 _SUPERVISED = Row("supervised", "all", "cnn_lstm", "none")  # Lim et al. 2016
 _METASER = Row("metaser", "all", "cnn", "none")
 _FMAML = Row("fmaml", "emotions", "cnn", "none")
@@ -52,15 +58,18 @@ PAPER_ACCURACY = {  # percent, by shots; the 5-shot rows of the others are blank
         _FMAML: {"en": 81.69, "es": 80.13, "it": 80.15},
     },
 }
+NO_PROBABILITIES = ("functionals", "functionals_fixed")
+"""Methods whose scores are a support vector machine's distances."""
 PAPER_SAMPLES = {"en": 341, "es": 356, "it": 410}
 PAPER_EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness")
 
 START = "without adaptation"
-ALL_CLASSES, UNKNOWING = "†", "‡"
+ALL_CLASSES, UNKNOWING, UNPAIRED = "†", "‡", "§"
 FOOTNOTES = {
     ALL_CLASSES: "† adapts on K clips of every class, the fixed ones too, where the others have "
     "clips of the emotions alone.",
     UNKNOWING: "‡ cannot know the fixed classes: they are in nothing that it learns from.",
+    UNPAIRED: "§ no seed has the same queries in both: Welch's t-test over all episodes of each.",
 }
 
 
@@ -81,14 +90,31 @@ class Entry(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table as it is shown, and its figures as records (rows of the CSV)."""
+    """A table as it is shown, and its figures as records (rows of the CSV).
+
+    Attributes:
+        name: of its files.
+        group: the title of the tables that it stands among.
+        caption: what it shows.
+        header, rows: as shown; each row begins with what it is of.
+        notes: sentences below it.
+        records: the CSV's rows.
+        number: its place among the tables of a report.
+    """
 
     name: str
+    group: str
     caption: str
     header: tuple[str, ...]
     rows: list[tuple[Entry, ...]]
     notes: list[str]
     records: list[dict[str, Any]]
+    number: int = 0
+
+    @property
+    def title(self) -> str:
+        """The caption with its number."""
+        return f"Table {self.number}. {self.caption}"
 
 
 class Cell(NamedTuple):
@@ -149,27 +175,43 @@ def _over_seeds(means: Sequence[float]) -> float | None:
     return round(100 * interval(np.array(means))["ci95"], 4) if len(means) > 1 else None
 
 
-def paired_p(ours: Sequence[Run], rivals: Sequence[Run], mode: str, figure: str) -> float:
-    """Two-sided p of the paired t-test that ours are better; 1 where they are not, or not paired.
+class Comparison(NamedTuple):
+    """A two-sided test that two methods differ.
 
-    Episodes are paired where seed and query clips are the same; those of all such seeds are one
-    sample.
+    Attributes:
+        difference: of the means, ours less theirs, in points of a percent.
+        p: 1 where there is no difference.
+        paired: whether on the same episodes (paired t-test), or on others (Welch's).
     """
-    other = {(run.seed, run.results["query_hash"]): run for run in rivals}
-    pairs = [
-        (by_episode(run, mode, figure), by_episode(twin, mode, figure))
+
+    difference: float
+    p: float
+    paired: bool
+
+
+def compare(ours: Sequence[Run], rivals: Sequence[Run], mode: str, figure: str) -> Comparison:
+    """Compares two methods on the targets of their runs.
+
+    Episodes are paired where target, seed and query clips are the same; those of all such seeds
+    are one sample. Where no seed is shared, all episodes of each are.
+    """
+    other = {(run.target, run.seed, run.results["query_hash"]): run for run in rivals}
+    twins = [
+        (run, twin)
         for run in ours
-        if (twin := other.get((run.seed, run.results["query_hash"])))
+        if (twin := other.get((run.target, run.seed, run.results["query_hash"])))
     ]
-    if not pairs:
-        return 1.0
-    own, others = (np.concatenate(side) for side in zip(*pairs, strict=True))
-    difference = own - others
-    if difference.mean() <= 0:
-        return 1.0
-    if np.ptp(difference) == 0:
-        return 0.0  # the same gain in every episode, where t is infinite
-    return float(stats.ttest_rel(own, others).pvalue)
+    sides = zip(*twins, strict=True) if twins else (ours, rivals)
+    own, others = (
+        np.concatenate([by_episode(run, mode, figure) for run in side]) for side in sides
+    )
+    difference = float(own.mean() - others.mean())
+    if twins and np.ptp(own - others) == 0:
+        p = float(difference == 0)  # the same gain in every episode, where t is infinite
+    else:
+        test = stats.ttest_rel if twins else partial(stats.ttest_ind, equal_var=False)
+        p = float(test(own, others).pvalue)
+    return Comparison(round(100 * difference, 4), p, bool(twins))
 
 
 def holm(p: Sequence[float]) -> Float[np.ndarray, " tests"]:
@@ -182,15 +224,80 @@ def holm(p: Sequence[float]) -> Float[np.ndarray, " tests"]:
 
 
 def best_rows(column: Mapping[Row, Sequence[Run]], mode: str, figure: str) -> set[Row]:
-    """The row of each leak guard that beats every other one of it; none where a test says no."""
+    """The row of each leak guard that beats every other one of it; none where a test says no.
+
+    Rivals without a seed and queries of its own are not beaten.
+    """
     found = set()
     for guard in {row.leak_guard for row in column}:
         rows = [row for row in column if row.leak_guard == guard]
-        leader = max(rows, key=lambda row: summarise(column[row], mode, figure).mean)
-        p = [paired_p(column[leader], column[row], mode, figure) for row in rows if row != leader]
-        if p and (holm(p) < 0.05).all():
+        leader = max(rows, key=lambda row: np.mean(_means(column[row], mode, figure)))
+        tests = [
+            compare(column[leader], column[row], mode, figure) for row in rows if row != leader
+        ]
+        better = all(test.paired and test.difference > 0 for test in tests)
+        if tests and better and (holm([test.p for test in tests]) < 0.05).all():
             found.add(leader)
     return found
+
+
+def _means(runs: Sequence[Run], mode: str, figure: str) -> list[float]:
+    return [by_episode(run, mode, figure).mean() for run in runs]
+
+
+def over_targets(cells: Sequence[Cell]) -> Cell:
+    """The mean of a method's cells, one for each target; their intervals add in quadrature."""
+
+    def half(widths: Sequence[float]) -> float:
+        return round(math.hypot(*widths) / len(cells), 4)
+
+    seeds = [cell.over_seeds for cell in cells if cell.over_seeds is not None]
+    return Cell(
+        mean=round(float(np.mean([cell.mean for cell in cells])), 4),
+        over_episodes=half([cell.over_episodes for cell in cells]),
+        over_seeds=half(seeds) if len(seeds) == len(cells) else None,
+        seeds=min(cell.seeds for cell in cells),
+        episodes=min(cell.episodes for cell in cells),
+    )
+
+
+def answers_by_confidence(
+    runs: Sequence[Run], mode: str, parts: int
+) -> tuple[Int[np.ndarray, "2 parts"], Float[np.ndarray, " parts"]] | None:
+    """Right answers and all of them, by equal parts of their probability, and its mean in each.
+
+    None where a run has not recorded them, or its method's scores are no probabilities.
+    """
+    found = [run.results[mode].get("by_confidence") for run in runs]
+    if not all(found) or runs[0].row.method in NO_PROBABILITIES:
+        return None
+    fine = np.sum([[of_run["right"], of_run["of"]] for of_run in found], axis=0)
+    centres = (np.arange(fine.shape[1]) + 0.5) / fine.shape[1]
+    of = fine[1].reshape(parts, -1)
+    sums = (fine[1] * centres).reshape(parts, -1).sum(axis=1)
+    coarse = fine.reshape(2, parts, -1).sum(axis=2)
+    return coarse, np.divide(sums, of.sum(axis=1), out=np.full(parts, np.nan), where=coarse[1] > 0)
+
+
+def calibration_error(
+    answers: Int[np.ndarray, "2 parts"], confidence: Float[np.ndarray, " parts"]
+) -> float:
+    """Expected calibration error (Naeini et al. 2015), from `answers_by_confidence`."""
+    right, of = answers[:, answers[1] > 0]
+    gaps = np.abs(right / of - confidence[answers[1] > 0])
+    return float(of @ gaps / of.sum())
+
+
+def gap_between_sexes(runs: Sequence[Run], mode: str) -> Float[np.ndarray, " classes"] | None:
+    """Recall of women less that of men by class; NaN where one has no clips; None if not known."""
+    found = [run.results[mode].get("by_sex", {}) for run in runs]
+    if not all(set(SEXES) <= of_run.keys() for of_run in found):
+        return None
+    recalls = []
+    for sex in SEXES:
+        right, of = (np.sum([run[sex][part] for run in found], axis=0) for part in ("right", "of"))
+        recalls.append(np.divide(right, of, out=np.full(len(of), np.nan), where=of > 0))
+    return recalls[0] - recalls[1]
 
 
 # ---- the data
@@ -274,46 +381,113 @@ def data_table(corpora: Sequence[Dataset], run: Run) -> Table:
         "Clips in the prepared files, of the classes that the runs use. Clips of no language serve "
         "all languages."
     ]
-    return Table("data", "Table 1. Dataset details", header, rows, notes, records)
+    return Table("data", "Data", "Dataset details", header, rows, notes, records)
 
 
 # ---- the results
 
 
 def result_tables(runs: Sequence[Run], emofilm: bool) -> list[Table]:
-    """One table for each figure, batch-norm mode and number of shots.
+    """Tables of each figure and number of shots, and of what methods differ by; inductive first.
+
+    A table that would repeat another one's numbers is left out: those of the second batch-norm mode
+    where no method has batch norm, and of UAR where each class has as many queries.
 
     Args:
         runs: from `runs.collect`.
         emofilm: whether the paper's numbers may stand beside ours.
     """
-    return [
-        _result_table([run for run in runs if run.shots == shots], shots, mode, figure, emofilm)
-        for figure, mode, shots in itertools.product(
-            FIGURES, BATCH_NORM_MODES, sorted({run.shots for run in runs})
-        )
-    ]
+    figures = [name for name in FIGURES if name != "uar" or not uar_is_accuracy(runs)]
+    shots = sorted({run.shots for run in runs})
+    made = []
+    for mode, figure in itertools.product(modes_of(runs), figures):
+        of_shots = [[run for run in runs if run.shots == k] for k in shots]
+        made += [_result_table(some, runs, mode, figure, emofilm) for some in of_shots]
+        made += [
+            _difference_table(some, runs, mode, figure)
+            for some in of_shots
+            if mode == MODES[0] and len({(run.row, run.row.leak_guard) for run in some}) > 1
+        ]
+    return made
 
 
-def _result_table(runs: Sequence[Run], shots: int, mode: str, figure: str, emofilm: bool) -> Table:
-    cells: dict[str, dict[Row, list[Run]]] = defaultdict(lambda: defaultdict(list))
+def numbered(tables: Sequence[Table]) -> list[Table]:
+    """The tables, each with its number."""
+    return [table._replace(number=i) for i, table in enumerate(tables, 1)]
+
+
+def modes_of(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The batch-norm modes in which the runs have figures of their own."""
+    first, second = MODES
+    same = all(run.results[first] == run.results[second] for run in runs)
+    return (first,) if same else MODES
+
+
+def uar_is_accuracy(runs: Sequence[Run]) -> bool:
+    """Whether UAR is the accuracy in every episode, as with as many queries of every class."""
+    return all(
+        np.allclose(by_episode(run, mode, "uar"), by_episode(run, mode, "accuracy"), atol=1e-5)
+        for run in runs
+        for mode in MODES
+    )
+
+
+def _by_target(runs: Sequence[Run]) -> dict[str, dict[Row, list[Run]]]:
+    """Runs by target, in the order of the columns, and row.
+
+    Where there are several targets, the last one is their mean, of rows that have all of them.
+    """
+    cells: dict[str, dict[Row, list[Run]]] = {
+        target: defaultdict(list)
+        for target in sorted({run.target for run in runs}, key=language_order)
+    }
     for run in runs:
         cells[run.target][run.row].append(run)
-    targets = sorted(cells, key=language_order)
+    targets = list(cells)
+    whole = [row for row in cells[targets[0]] if all(row in cells[target] for target in targets)]
+    if len(targets) > 1 and whole:
+        cells[MEAN] = {row: [run for t in targets for run in cells[t][row]] for row in whole}
+    return cells
+
+
+def _summary(
+    runs: Sequence[Run],
+    summarise: Callable[[Sequence[Run], str, str], Cell],
+    mode: str,
+    figure: str,
+) -> Cell:
+    """The figures of one target's runs, or the mean of several targets'."""
+    targets = dict.fromkeys(run.target for run in runs)
+    cells = [summarise([run for run in runs if run.target == t], mode, figure) for t in targets]
+    return over_targets(cells) if len(cells) > 1 else cells[0]
+
+
+def _group(runs: Sequence[Run], mode: str, figure: str) -> str:
+    normed = f", {mode} batch norm" if len(modes_of(runs)) > 1 else ""
+    return f"{TITLES[figure]}{normed}"
+
+
+def _result_table(
+    runs: Sequence[Run], all_runs: Sequence[Run], mode: str, figure: str, emofilm: bool
+) -> Table:
+    shots, cells = runs[0].shots, _by_target(runs)
     of_paper = PAPER_ACCURACY.get(shots, {}) if emofilm and figure == "accuracy" else {}
-    best = {target: best_rows(cells[target], mode, figure) for target in targets}
+    best = {target: best_rows(cells[target], mode, figure) for target in cells}
     rows, records = [], []
     for row in sorted({run.row for run in runs} | of_paper.keys(), key=lambda row: row.order):
-        tested = {target: cells[target][row] for target in targets if row in cells[target]}
+        tested = {target: cells[target][row] for target in cells if row in cells[target]}
         adapted = {target: found for target, found in tested.items() if adapts(found[0].results)}
         lines = [(Entry(row.label, signs=signs(row, runs)), tested, summarise)]
         lines += [(Entry(START, soft=True), adapted, summarise_start)] if adapted else []
+        papers = dict(of_paper.get(row, {}))
+        if all(target in papers for target in cells if target != MEAN):
+            papers[MEAN] = float(np.mean([papers[target] for target in cells if target != MEAN]))
         for label, found, summary in lines:
             entries = [label]
-            for target in targets:
-                paper = None if label.soft else of_paper.get(row, {}).get(target)
+            for target in cells:
+                paper = None if label.soft else papers.get(target)
                 if target in found:
-                    cell = summary(found[target], mode, figure)
+                    cell = _summary(found[target], summary, mode, figure)
                     marked = row in best[target] and not label.soft
                     entries.append(Entry(_show(cell), best=marked, soft=label.soft))
                     records.append(
@@ -340,19 +514,96 @@ def _result_table(runs: Sequence[Run], shots: int, mode: str, figure: str, emofi
                     entries.append(Entry("" if paper is None else f"{paper:.2f}"))
             rows.append(tuple(entries))
     header = ["Method"]
-    for target in targets:
+    for target in cells:
         language = target_name(target)
         header += [language, f"{language}, paper"] if of_paper else [language]
-    number = f"{PAPER_TABLES[shots]}. " if shots in PAPER_TABLES else ""
-    caption = f"{number}{TITLES[figure]} in {shots}-shot learning, {mode} batch norm"
+    group = _group(all_runs, mode, figure)
     return Table(
         f"{figure}_{mode}_{shots}shot",
-        caption,
+        group,
+        f"{group}, {shots} shots",
         tuple(header),
         rows,
         _notes(runs, figure, best, bool(of_paper)),
         records,
     )
+
+
+def _difference_table(
+    runs: Sequence[Run], all_runs: Sequence[Run], mode: str, figure: str
+) -> Table:
+    """How the first method differs from each other one of its leak guard, with p-values."""
+    shots, cells = runs[0].shots, _by_target(runs)
+    order = sorted({run.row for run in runs}, key=lambda row: row.order)
+    rows, records, firsts = [], [], []
+    for guard in dict.fromkeys(row.leak_guard for row in order):
+        first, *others = (row for row in order if row.leak_guard == guard)
+        if not others:
+            continue
+        firsts.append(first)
+        tests = {
+            target: {
+                row: compare(cells[target][first], cells[target][row], mode, figure)
+                for row in others
+                if row in cells[target] and first in cells[target]
+            }
+            for target in cells
+        }
+        adjusted = {
+            target: dict(zip(found, holm([test.p for test in found.values()]), strict=True))
+            for target, found in tests.items()
+            if found
+        }
+        for row in others:
+            entries = [Entry(row.label)]
+            for target in cells:
+                test = tests[target].get(row)
+                if not test:
+                    entries.append(Entry(""))
+                    continue
+                p = float(adjusted[target][row])
+                entries.append(
+                    Entry(
+                        f"{test.difference:+.1f} ({_show_p(p)})", signs=UNPAIRED * (not test.paired)
+                    )
+                )
+                records.append(
+                    {
+                        "of": first.label,
+                        "against": row.label,
+                        "target": target,
+                        "shots": shots,
+                        "batch_norm": mode,
+                        "figure": figure,
+                        "difference": test.difference,
+                        "p": test.p,
+                        "p_holm": p,
+                        "test": "paired t" if test.paired else "Welch's t",
+                    }
+                )
+            rows.append(tuple(entries))
+    group = _group(all_runs, mode, figure)
+    names = " and ".join(first.label for first in firsts)
+    notes = [
+        f"Points that {names} {'is' if len(firsts) == 1 else 'are'} ahead (+) or behind (-), over "
+        "the seeds that both have. p is two-sided, of the paired t-test over episodes, after "
+        "Holm's correction over the rows of a column; it speaks of these episodes and trained "
+        "networks, not of other seeds.",
+        *[FOOTNOTES[UNPAIRED]] * any(entry.signs for row in rows for entry in row),
+    ]
+    return Table(
+        f"difference_{figure}_{mode}_{shots}shot",
+        group,
+        f"{names} against the others, {shots} shots: {group[0].lower()}{group[1:]}",
+        ("Against", *map(target_name, cells)),
+        rows,
+        notes,
+        records,
+    )
+
+
+def _show_p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _notes(
@@ -387,6 +638,13 @@ def _notes(
         notes.append(f"No cell is bold: none beats {test}")
     if any(adapts(run.results) for run in runs):
         notes.append(f"A line {START} is the start of the method above it, before its first step.")
+    if figure == "accuracy" and uar_is_accuracy(runs):
+        notes.append("UAR is the same number: each class has as many queries.")
+    if MEAN in best:
+        notes.append(
+            "The mean is over the targets, of methods that have all; their intervals add in "
+            "quadrature."
+        )
     if {run.row.leak_guard for run in runs} - {"none"}:
         notes.append("Rows with a leak guard are tested on other clips and compared among theirs.")
     if paper:
@@ -406,7 +664,7 @@ def signs(row: Row, runs: Sequence[Run]) -> str:
 
 def target_name(target: str) -> str:
     """A target in words: a language, or a corpus with its language's code."""
-    return (LANGUAGES | CORPORA).get(target, target)
+    return (LANGUAGES | CORPORA | {MEAN: "Mean"}).get(target, target)
 
 
 def language_order(target: str) -> tuple[int, str]:
@@ -435,7 +693,7 @@ def markdown(table: Table) -> str:
         return f"| {indent}{' | '.join(map(show, row))} |"
 
     lines = [
-        f"**{table.caption}**",
+        f"**{table.title}**",
         "",
         f"| {' | '.join(table.header)} |",
         f"|{'---|' * len(table.header)}",
@@ -457,11 +715,12 @@ _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"},
     **{"±": "$\\pm$", ALL_CLASSES: "\\dag{}", UNKNOWING: "\\ddag{}"},
+    UNPAIRED: "\\S{}",
 }
 
 
 def latex(table: Table) -> str:
-    """A table environment that needs no package."""
+    """A table environment of booktabs; LaTeX numbers it."""
 
     def escape(text: str) -> str:
         return "".join(_LATEX.get(sign, sign) for sign in text)
@@ -475,19 +734,18 @@ def latex(table: Table) -> str:
         indent = "\\quad " * row[0].soft
         return f"{indent}{' & '.join(map(show, row))} \\\\"
 
-    # The paper's number is LaTeX's to give.
-    caption = table.caption.split(". ", 1)[-1]
     lines = [
+        "% \\usepackage{booktabs}",
         "\\begin{table}",
-        f"\\caption{{{escape(caption)}}}",
+        f"\\caption{{{escape(table.caption)}}}",
         f"\\label{{tab:{table.name}}}",
         "\\centering",
         f"\\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}",
-        "\\hline",
+        "\\toprule",
         " & ".join(map(escape, table.header)) + " \\\\",
-        "\\hline",
+        "\\midrule",
         *map(line, table.rows),
-        "\\hline",
+        "\\bottomrule",
         "\\end{tabular}",
         *(f"\\par\\footnotesize {escape(note)}" for note in table.notes),
         "\\end{table}",
