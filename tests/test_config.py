@@ -95,6 +95,7 @@ def test_fixed_classes_come_last():
         ((*GOOD, "--batch_norm=none"), "choose from transductive, inductive"),
         ((*GOOD, "--emotions=joy"), "at least two"),
         ((*GOOD, "--emotions=joy,,fear"), "empty name"),
+        ((*GOOD, f"--emotions=joy,{'o' * 81}"), "has 81 letters, and a name has at most 80"),
         ((*GOOD, "--emotions=joy,neutral"), "neutral stands twice"),
         ((*GOOD, "--data=a.npz,a.npz"), "a.npz twice"),
     ],
@@ -119,7 +120,7 @@ def test_a_flagfile_within_another_is_looked_for_beside_it(tmp_path, monkeypatch
     assert (config.shots, config.filters, config.seed, config.meta_steps) == (4, 8, 1, 7)
 
     (tmp_path / "a" / "base.cfg").write_text("--flagfile=b/../base.cfg\n")
-    for name, sentence in (("a/base.cfg", "names itself"), ("no.cfg", "cannot read the flagfile")):
+    for name, sentence in (("a/base.cfg", "names itself"), ("no.cfg", "does not exist")):
         with pytest.raises(UserError, match=sentence):
             parse(f"--flagfile={name}")
 

@@ -4,10 +4,13 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 import types
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,40 +21,80 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import soundfile
+import textgrid
 from absl import flags
 
 from experiments import architecture
 from fmaml_jax import learners, sweep
+from fmaml_jax.audio.decoding import SAMPLE_RATE, read_clip
 from fmaml_jax.common.console import with_flagfiles
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import config_from_flags
 from fmaml_jax.learners import METHODS, find_method
 from fmaml_jax.maml import Task, cross_entropy
+from tests.speech import make_speech
 from tests.test_run import linear_model
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {
     path.relative_to(ROOT).as_posix(): path.read_text()
-    for pattern in ("*.md", "experiments/*.md", "experiments/*/*.md")
+    for pattern in (
+        "*.md",
+        "docs/*.md",
+        "experiments/*.md",
+        "experiments/*/*.md",
+        "fmaml_jax/*/*.md",
+    )
     for path in sorted(ROOT.glob(pattern))
 }
 RUNNING = ("fmaml_jax.main", "fmaml_jax.sweep")
 """The commands whose flags are a `Config`."""
 WITH_ARGUMENTS = ("fmaml_jax.predict", "fmaml_jax.report")
 """The commands that take something beside flags."""
+INSTALLED = {
+    name: entry.partition(":")[0].removesuffix(".__main__")
+    for name, entry in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "scripts"
+    ].items()
+}
+"""The module of each command that comes with the package."""
+WALKED = (
+    "README.md",
+    *(
+        f"docs/{page}.md"
+        for page in ["linguist", "engineer", "python", "annotations", "calls", "reports"]
+    ),
+)
+"""The documents whose examples are run as written, one after the other."""
+NOT_RUN = {
+    "pip": "asks an index of packages; test_package.py installs",
+    "make": "makes an environment, or prepares corpora that are not in the repository",
+    ".venv/bin/python": "trains on corpora that are not in the repository",
+    "fmaml-report": "is of runs; test_report.py makes some",
+    "fmaml-serve": "goes on until it is stopped; test_serve.py visits it",
+}
+"""The programs of these examples that are passed over, and why.
+
+Other pages have examples of corpora or of a server: those of docs/http.md and docs/live.md are run
+by test_web_api.py and test_live.py.
+"""
+
+
+def fences(document: str) -> list[tuple[str, str]]:
+    """The fenced blocks of a document: what language each is marked as, and its text."""
+    return re.findall(r"^```([^\n`]*)\n(.*?)^```$", DOCUMENTS[document], re.M | re.S)
 
 
 def blocks(document: str, language: str) -> list[str]:
     """The fenced blocks of a document that are marked as a language's."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENTS[document], re.M | re.S)
-    return [text for marked, text in found if marked == language]
+    return [text for marked, text in fences(document) if marked == language]
 
 
 def commands(shell: str) -> list[tuple[str, ...]]:
     """The words of each command of a shell's text that calls Python, pip or make."""
     found = []
     for line in shell.replace("\\\n", " ").splitlines():
-        if not re.search(r"(^|[\s/({])(python|pip|make) ", line):
+        if not re.search(r"(^|[\s/({])(python|pip|make|fmaml-[a-z-]+) ", line):
             continue
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -64,6 +107,8 @@ def commands(shell: str) -> list[tuple[str, ...]]:
                 continue
             if command and Path(command[0]).name in ("python", "pip", "make"):
                 found.append((Path(command[0]).name, *command[1:]))
+            elif command and command[0] in INSTALLED:
+                found.append(("python", "-m", INSTALLED[command[0]], *command[1:]))
             command = []
     return found
 
@@ -72,7 +117,11 @@ SHOWN = sorted(
     {
         command
         for document, text in DOCUMENTS.items()
-        for shell in (*blocks(document, ""), *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text))
+        for shell in (
+            *blocks(document, ""),
+            *blocks(document, "sh"),
+            *re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text),
+        )
         for command in commands(shell)
     }
 )
@@ -140,6 +189,8 @@ def check(command: tuple[str, ...]) -> None:
                 check(inner)
         case ("pip", "install", "-r", file):
             assert (ROOT / file).exists()
+        case ("python", "-m", "sphinx", *_):
+            pass  # its flags are its own
         case ("python", "-m", module, *arguments):
             check_python(module, arguments)
 
@@ -153,13 +204,82 @@ def test_commands_could_start(command, monkeypatch):
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_flags_and_files_exist(document):
     text = DOCUMENTS[document]
-    known = set().union(*(flag_names(words[2]) for words in SHOWN if words[:2] == ("python", "-m")))
-    known |= {f"no{name}" for name in known} | {"help", "flagfile"}
+    known = set().union(
+        *(flag_names(words[2]) for words in SHOWN if words[:2] == ("python", "-m") and words[2:])
+    )
+    known |= {f"no{name}" for name in known} | {"help", "flagfile", "version"}
     assert set(re.findall(r"(?<![\w-])--([a-z]\w+)(?![\w-])", text)) <= known
     linked = re.findall(r"""(?:\]\(|src=")([^)"#:]+)[)"#]""", text)
     named = re.findall(r"`(experiments/[\w./-]+)`", text)
     for path in [Path(document).parent / link for link in linked] + [Path(path) for path in named]:
         assert (ROOT / path).exists(), f"there is no {path}"
+
+
+@pytest.fixture(scope="module")
+def at_hand(tmp_path_factory):
+    """What the examples name, of synthetic speech, and the programs that they call."""
+    folder = tmp_path_factory.mktemp("at_hand")
+    spoken = make_speech(folder / "spoken", "en", 7)
+    clips = {label: spoken.of(label) for label in ("anger", "sadness")}
+    with open(folder / "clips.csv", "w") as table:
+        print("file,label,speaker", file=table)
+        for label, paths in clips.items():
+            (folder / "clips" / label).mkdir(parents=True)
+            for path in paths[:5]:
+                copy = shutil.copy(path, folder / "clips" / label)
+                speaker = spoken.speakers[spoken.paths.index(path)]
+                print(Path(copy).relative_to(folder), label, speaker, sep=",", file=table)
+    (folder / "recordings").mkdir()
+    for number, path in enumerate((*clips["anger"][5:], *clips["sadness"][5:])):
+        shutil.copy(path, folder / "recordings" / f"{number}.wav")
+
+    pieces, turns, tier, at = [], [], textgrid.IntervalTier("emotion"), 0.0
+    for label in ("anger", "sadness") * 4:
+        samples = np.pad(read_clip(clips[label][len(turns) // 2]).samples, SAMPLE_RATE)
+        end = at + len(samples) / SAMPLE_RATE
+        tier.add(at, end, label)
+        turns.append(f"SPEAKER interview 1 {at} {end - at} <NA> <NA> {label[0]} <NA> <NA>\n")
+        pieces.append(samples)
+        at = end
+    sound = np.concatenate(pieces)
+    soundfile.write(folder / "interview.wav", sound, SAMPLE_RATE)
+    soundfile.write(folder / "call.wav", np.stack([sound, sound[::-1]], axis=1), SAMPLE_RATE)
+    (folder / "interview.rttm").write_text("".join(turns))
+    for name, tiers in (("interview", [tier]), ("call", [textgrid.IntervalTier("words", 0, at)])):
+        grid = textgrid.TextGrid(maxTime=at)
+        for one in tiers:
+            grid.append(one)
+        grid.write(str(folder / f"{name}.TextGrid"))
+
+    programs = {
+        name: f'exec "{sys.executable}" -m {module} "$@"' for name, module in INSTALLED.items()
+    } | dict.fromkeys(NOT_RUN, "exit 0")
+    for name, does in programs.items():
+        program = folder / (name if "/" in name else f"bin/{name}")
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{does}\n")
+        program.chmod(0o755)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("document", WALKED)
+def test_examples_run_as_written(document, at_hand, tmp_path, monkeypatch):
+    folder = shutil.copytree(at_hand, tmp_path / "here")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
+    names: dict = {}
+    for language, block in fences(document):
+        if language == "python":
+            if "to_frame" not in block or importlib.util.find_spec("pandas"):
+                exec(block, names)
+        else:
+            assert language in ("", "sh")
+            subprocess.run(["bash", "-ec", block], check=True, timeout=300)
+    for shell in blocks(document, ""):
+        for path in re.findall(r"--(?:out|report)=(\S+\.\S+)", shell):
+            assert (folder / path).stat().st_size, f"there is no {path}"
 
 
 def test_a_method_of_ones_own_adapts_as_it_says(monkeypatch):
