@@ -5,7 +5,7 @@
 Each draw enrols clips of each emotion by a few speakers of a corpus, and recognises clips of the
 others: without speakers, with those of the corpus, with those that are found, and all as if they
 were one speaker's. A folder is all of their clips; or has one class five times as often as another;
-or has one emotion alone of one speaker, or of each.
+or has one emotion alone of one speaker, or of each; or is of one emotion and neutral alone.
 """
 
 from collections.abc import Callable, Mapping
@@ -194,11 +194,18 @@ def _of_one_class(
     return rest
 
 
+def one_emotion_and_neutral(corpus: Dataset, rest: Clips, rng: np.random.Generator) -> Clips:
+    """The neutral clips and those of one emotion."""
+    emotion = rng.choice(np.setdiff1d(corpus.labels[rest], ["neutral"]))
+    return rest[np.isin(corpus.labels[rest], [emotion, "neutral"])]
+
+
 FOLDERS: Mapping[str, Callable[[Dataset, Clips, np.random.Generator], Clips]] = {
     "all clips": all_clips,
     "one class five times another": skewed,
     "a speaker with one emotion": one_emotion,
     "one emotion of each speaker": one_emotion_each,
+    "one emotion and neutral": one_emotion_and_neutral,
 }
 
 
