@@ -182,3 +182,12 @@ def test_where_the_files_are_says_nothing_of_what_is_left_out_together():
         return stretches(parts(*((file, "joy", 0.0, 1.0) for file in files))).tolist()
 
     assert numbers("/a", "/b", "/c", "/a") == numbers("/9", "/4", "/6", "/9")
+
+
+def test_clips_in_memory_are_left_out_in_their_order_as_files_are():
+    def numbers(*files):
+        ends = (3.0, 1.0, 2.0)
+        rows = [(file, "joy", 0.0, end) for file, end in zip(files, ends, strict=True)]
+        return stretches(parts(*rows)).tolist()
+
+    assert numbers("", "", "") == numbers("/a", "/b", "/c") == [0, 1, 2]

@@ -52,7 +52,7 @@ def clips(tmp_path_factory):
     for label, pitch in (("calm", 110), ("lively", 260)):
         (folder / label).mkdir()
         for number in range(3):
-            sound = voice(pitch * (1 + number / 20), seed=number)
+            sound = voice(pitch * (1 + number / 20), seconds=1.2 - number / 10, seed=number)
             soundfile.write(folder / label / f"{number}.wav", sound, RATE, "FLOAT")
     return folder
 
@@ -111,11 +111,12 @@ def test_a_clip_is_the_same_in_every_form(recogniser, clips):
 
 def test_a_mapping_is_enrolled_as_the_folder_of_the_same_clips_is(start, clips, tmp_path):
     paths = of_paths(clips)
+    in_memory = {label: [*map(soundfile.read, own)] for label, own in paths.items()}
     mixed = {
         label: (first, soundfile.read(second), io.BytesIO(third.read_bytes()))
         for label, (first, second, third) in paths.items()
     }
-    for number, support in enumerate((clips, paths, mixed)):
+    for number, support in enumerate((clips, paths, in_memory, mixed)):
         # Warnings name clips, which have other names in memory.
         save(enrol(start, support)._replace(warnings=()), tmp_path / f"{number}.model")
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1

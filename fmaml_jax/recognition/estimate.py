@@ -86,14 +86,14 @@ def stretches(clips: Sequence[LabelledClip]) -> Int[np.ndarray, " clips"]:
     of two such clips one tells more of the other than it will of new ones. Numbers follow the order
     of the files' first clips, whatever the files are called and wherever they are.
     """
-    place = {file: number for number, file in enumerate(dict.fromkeys(c.file for c in clips))}
-    order = sorted(
-        range(len(clips)), key=lambda i: (place[clips[i].file], clips[i].label, clips[i].part)
-    )
+    # A clip that is part of no file, such as one in memory, is a place of its own.
+    own = [clip.file or f"\0{number}" for number, clip in enumerate(clips)]
+    place = {file: number for number, file in enumerate(dict.fromkeys(own))}
+    order = sorted(range(len(clips)), key=lambda i: (place[own[i]], clips[i].label, clips[i].part))
     found, end = np.zeros(len(clips), int), 0.0
     for before, i in pairwise(order):
         last, clip = clips[before], clips[i]
-        same = clip.file and (last.file, last.label) == (clip.file, clip.label)
+        same = (own[before], last.label) == (own[i], clip.label)
         end = max(end, last.part[1]) if same else 0.0
         found[i] = found[before] + (not same or clip.part[0] - end >= PAUSE)
     return found
