@@ -1,7 +1,7 @@
 # The web page and the commands, on the CPU, as a user without privileges.
 #
 #   docker build -t fmaml_jax .
-#   docker run --rm -p 7860:7860 -v "$PWD:/data" fmaml_jax
+#   docker run --rm -p 7860:7860 -v "$PWD:/data" fmaml_jax   # http://127.0.0.1:7860 asks for the token that it prints
 #   docker run --rm -v "$PWD:/data" fmaml_jax fmaml-predict --model=my.model interview.wav
 FROM python:3.11-slim
 

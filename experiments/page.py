@@ -6,18 +6,23 @@ The page is one that `python -m fmaml_jax.serve` serves. It needs Playwright, an
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
 
 from fmaml_jax.common import console
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 PICTURES = Path(__file__).parent / "enrolment"
 
 
 def main() -> None:
     """Enrols, recognises, labels some segments, and takes the pictures."""
+    from playwright.sync_api import sync_playwright  # late: its flags are read where it is not
+
     args = flags.FLAGS
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
@@ -28,7 +33,7 @@ def main() -> None:
         browser.close()
 
 
-def take(page: Page, out: Path) -> None:
+def take(page: "Page", out: Path) -> None:
     """Leads through the page."""
 
     def press(name: str) -> None:

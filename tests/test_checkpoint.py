@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import replace
@@ -18,6 +19,7 @@ from fmaml_jax.common.errors import UserError
 from fmaml_jax.recognition import checkpoint
 from fmaml_jax.recognition.checkpoint import SHIPPED, chosen_start, load_start, save_start
 from fmaml_jax.training.checkpoints import SUMS, newest_intact
+from tests.test_config import ROOT, parse
 
 
 @pytest.fixture
@@ -221,6 +223,23 @@ def test_starts_that_come_with_the_package(name, monkeypatch, tmp_path):
     assert start.config.target == "none"
     sources = {Path(path).stem for path in start.config.data}
     assert sources == {"cremad", "emodb", "silence"}  # whose licences allow it
+
+
+@pytest.mark.parametrize(("name", "preset"), [("descriptors", "best"), ("encoder", "encoder")])
+def test_a_model_card_says_which_file_and_which_preset_it_is_of(name, preset, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    file = Path(checkpoint.__file__).parents[1] / "starts" / f"{name}.npz"
+    card = file.with_suffix(".md").read_text()
+    arrays, _ = archive.read(file, "")
+    (begins,) = re.findall(r"content hash begins\s+with (\w+)", card)
+    assert archive.content_hash(arrays).startswith(begins)
+    (said,) = re.findall(r"the preset `experiments/(\w+)\.cfg`", card)
+    assert said == preset
+    monkeypatch.setattr(checkpoint, "describer", lambda *_: None)  # of weights that are elsewhere
+    config = load_start(name).config
+    data, run_dir = f"--data={','.join(config.data)}", "--run_dir=runs/start"
+    found = parse(f"--flagfile=experiments/{preset}.cfg", "--target=none", data, run_dir)
+    assert config == replace(found, run_dir="")
 
 
 def test_the_start_in_the_box_that_hears_with_an_encoder_asks_for_it(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ from scipy.stats import binomtest
 
 from fmaml_jax.recognition.estimate import (
     MOST_FOLDS,
+    REUSE,
     Folds,
     doubts,
     estimate_recall,
@@ -147,9 +148,9 @@ def test_the_temperature_undoes_overconfidence():
 
 
 def test_the_interval_is_wilsons_and_of_unequal_numbers_it_holds_what_it_is_of():
-    right = np.array([True] * 7 + [False] * 3)
-    low, high = recall_interval(right, np.arange(10) // 5, None)
-    wilson = binomtest(7, 10).proportion_ci(method="wilson")
+    right = np.array([True] * 26 + [False] * 13)
+    low, high = recall_interval(right, np.arange(39) // 13, None)
+    wilson = binomtest(round(26 / REUSE), round(39 / REUSE)).proportion_ci(method="wilson")
     np.testing.assert_allclose((low, high), (wilson.low, wilson.high))
     rng, labels = np.random.default_rng(0), np.repeat([0, 1, 2], (40, 5, 10))
     recalls = np.array([0.9, 0.3, 0.6])
@@ -182,3 +183,12 @@ def test_where_the_files_are_says_nothing_of_what_is_left_out_together():
         return stretches(parts(*((file, "joy", 0.0, 1.0) for file in files))).tolist()
 
     assert numbers("/a", "/b", "/c", "/a") == numbers("/9", "/4", "/6", "/9")
+
+
+def test_clips_in_memory_are_left_out_in_their_order_as_files_are():
+    def numbers(*files):
+        ends = (3.0, 1.0, 2.0)
+        rows = [(file, "joy", 0.0, end) for file, end in zip(files, ends, strict=True)]
+        return stretches(parts(*rows)).tolist()
+
+    assert numbers("", "", "") == numbers("/a", "/b", "/c") == [0, 1, 2]

@@ -52,7 +52,7 @@ def clips(tmp_path_factory):
     for label, pitch in (("calm", 110), ("lively", 260)):
         (folder / label).mkdir()
         for number in range(3):
-            sound = voice(pitch * (1 + number / 20), seed=number)
+            sound = voice(pitch * (1 + number / 20), seconds=1.2 - number / 10, seed=number)
             soundfile.write(folder / label / f"{number}.wav", sound, RATE, "FLOAT")
     return folder
 
@@ -111,11 +111,12 @@ def test_a_clip_is_the_same_in_every_form(recogniser, clips):
 
 def test_a_mapping_is_enrolled_as_the_folder_of_the_same_clips_is(start, clips, tmp_path):
     paths = of_paths(clips)
+    in_memory = {label: [*map(soundfile.read, own)] for label, own in paths.items()}
     mixed = {
         label: (first, soundfile.read(second), io.BytesIO(third.read_bytes()))
         for label, (first, second, third) in paths.items()
     }
-    for number, support in enumerate((clips, paths, mixed)):
+    for number, support in enumerate((clips, paths, in_memory, mixed)):
         # Warnings name clips, which have other names in memory.
         save(enrol(start, support)._replace(warnings=()), tmp_path / f"{number}.model")
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
@@ -293,11 +294,14 @@ def test_other_values_are_refused(recogniser, start, clips, recording, tmp_path)
         "'a' has no list": lambda: enrol(start, {"a": sound}),
         "'a' has no": lambda: enrol(start, {"a": 3}),
         "'a'": lambda: enrol(start, {"a": io.BytesIO()}),
-        "1 has no list": lambda: enrol(start, {1: [sound]}),
+        "the label 1 is of the type int; give text": lambda: enrol(start, {1: [sound]}),
         "a mapping has no tiers": lambda: enrol(start, {"a": [sound]}, tier="emotion"),
         "same_as is of the type str": lambda: enrol(start, clips, same_as="calm=neutral"),
         "without is of the type str": lambda: enrol(start, clips, without="neutral"),
         "tier is of the type NoneType": lambda: enrol(start, clips, tier=None),
+        "report is of the type int; give a function": lambda: enrol(start, clips, report=3),
+        "report is of the type str": lambda: predict(recogniser, recording, report="on"),
+        "look is of the type bool": lambda: predict(recogniser, recording, look=True),
         "speakers='loud' is none of": lambda: enrol(start, clips, speakers="loud"),
         "label is of the type int": lambda: read_clip_as(recording, 3, start),
         "start is of the type str": lambda: read_clip_as(recording, "a", "descriptors"),

@@ -5,7 +5,8 @@
 Each enrolment draws clips of the corpus at random, as a user might have labelled them; the rest of
 the corpus, or the rest by other speakers, is what the user meets later. Emotions are the corpus's
 own but the fixed classes, which get no clips; a clip counts as right where its label is the answer
-among all classes, and a class as much as another, in the promise as in what was given.
+among all classes, and a class as much as another, in the promise as in what was given. "error²" is
+the squared difference of the two, in variances that so many independent clips would have.
 """
 
 from collections.abc import Mapping, Sequence
@@ -50,9 +51,10 @@ def main() -> None:
     emotions = args.labels or sorted(set(corpus.labels.tolist()) - set(start.fixed))
     print(f"{corpus.corpus}: {', '.join(emotions)}; {args.enrolments} enrolments a row")
     print(
-        "| clips an emotion | support | promised | given | 95% interval holds | log loss, T=1 | T |"
+        "| clips an emotion | support | promised | given | error² | 95% interval holds | log loss, "
+        "T=1 | T |"
     )
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|")
     rows = [(shots, kind) for shots in map(int, args.shots) for kind in args.kinds]
     with progress("enrolling", len(rows) * args.enrolments, " times") as bar:
         for shots, kind in rows:
@@ -64,7 +66,7 @@ def main() -> None:
                     found.append(result)
                 bar.update()
             if len(found) > 1:
-                print(_row(shots, kind, np.array(found)), flush=True)
+                print(_row(shots, kind, shots * len(emotions), np.array(found)), flush=True)
 
 
 class Trial(NamedTuple):
@@ -127,13 +129,14 @@ def _clip(corpus: Dataset, i: int, names: Mapping[str, str], named: bool) -> Lab
     return LabelledClip(name, names[corpus.labels[i]], speaker, corpus.features[i], name, ())
 
 
-def _row(shots: int, kind: str, found: np.ndarray) -> str:
+def _row(shots: int, kind: str, clips: int, found: np.ndarray) -> str:
     promised, given, holds, untempered, tempered = found.T
+    error = ((promised - given) ** 2).mean() / (promised * (1 - promised) / clips).mean()
     half = [stats.sem(column) * stats.t.ppf(0.975, len(column) - 1) for column in (promised, given)]
     return (
         f"| {shots} | {kind} | {promised.mean():.1%} ± {half[0]:.1%} | {given.mean():.1%} ± "
-        f"{half[1]:.1%} | {holds.mean():.0%} of {len(holds)} | {untempered.mean():.3f} | "
-        f"{tempered.mean():.3f} |"
+        f"{half[1]:.1%} | {error:.2f} | {holds.mean():.0%} of {len(holds)} | "
+        f"{untempered.mean():.3f} | {tempered.mean():.3f} |"
     )
 
 

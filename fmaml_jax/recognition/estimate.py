@@ -14,6 +14,10 @@ PAUSE = 1.0
 """Seconds between parts of one file; over a shorter pause speech goes on."""
 MOST_FOLDS = 100
 """Leaving out each of more clips than this in turn would take minutes; then groups are left out."""
+REUSE = 1.3
+"""Variance of the UAR, as a multiple of that of so many independent clips: the clips that test a
+recogniser also make it, and other clips would make another (Bates, Hastie and Tibshirani 2023). On
+Polish (nEMO) it is 1.1 to 1.5, by start and number of clips."""
 TEMPERATURE_PRIOR = 0.5
 """Deviation of the log temperature from 0 before any clip is seen."""
 
@@ -86,14 +90,14 @@ def stretches(clips: Sequence[LabelledClip]) -> Int[np.ndarray, " clips"]:
     of two such clips one tells more of the other than it will of new ones. Numbers follow the order
     of the files' first clips, whatever the files are called and wherever they are.
     """
-    place = {file: number for number, file in enumerate(dict.fromkeys(c.file for c in clips))}
-    order = sorted(
-        range(len(clips)), key=lambda i: (place[clips[i].file], clips[i].label, clips[i].part)
-    )
+    # A clip that is part of no file, such as one in memory, is a place of its own.
+    own = [clip.file or f"\0{number}" for number, clip in enumerate(clips)]
+    place = {file: number for number, file in enumerate(dict.fromkeys(own))}
+    order = sorted(range(len(clips)), key=lambda i: (place[own[i]], clips[i].label, clips[i].part))
     found, end = np.zeros(len(clips), int), 0.0
     for before, i in pairwise(order):
         last, clip = clips[before], clips[i]
-        same = clip.file and (last.file, last.label) == (clip.file, clip.label)
+        same = (own[before], last.label) == (own[i], clip.label)
         end = max(end, last.part[1]) if same else 0.0
         found[i] = found[before] + (not same or clip.part[0] - end >= PAUSE)
     return found
@@ -175,12 +179,12 @@ def recall_interval(
     labels: Int[np.ndarray, " clips"],
     groups: Int[np.ndarray, " clips"] | None,
 ) -> tuple[float, float]:
-    """95% interval of the UAR: Wilson's, which takes clips for independent.
+    """95% interval of the UAR: Wilson's, of an effective number of clips.
 
-    As a clip of few counts more than one of many, it is that of the effective number of clips (Kish
-    1965), which for equally many of each class is their number. Clips of a speaker or stretch of
-    speech are not independent. Where such groups were left out the interval is widened to the one
-    that they give (Student's t, of each group's part in the UAR).
+    As a clip of few counts more than one of many, that is Kish's (1965), which for equally many of
+    each class is their number; divided by `REUSE`. Clips of a speaker or stretch of speech are not
+    independent. Where such groups were left out the interval is widened to the one that they give
+    (Student's t, of each group's part in the UAR).
 
     Args:
         right: which clips were given their own class.
@@ -192,7 +196,7 @@ def recall_interval(
     classes, of_clip, counts = np.unique(labels, return_inverse=True, return_counts=True)
     recalls = np.bincount(of_clip, right) / counts
     uar = recalls.mean()
-    clips = len(classes) ** 2 / (1 / counts).sum()
+    clips = len(classes) ** 2 / (1 / counts).sum() / REUSE
     z = ndtri(0.975)
     middle = (uar + z**2 / (2 * clips)) / (1 + z**2 / clips)
     half = z * np.sqrt(uar * (1 - uar) / clips + (z / (2 * clips)) ** 2) / (1 + z**2 / clips)

@@ -111,6 +111,7 @@ def enrol(
     require_kind("same_as", same_as, Mapping | None, "labels and what they mean")
     require_kind("without", without, tuple | list | set | frozenset, "a list of classes")
     require_kind("tier", tier, str, "its name")
+    require_kind("report", report, Callable, "a function")
     _require_choice("speakers", speakers, ("", "known", "found", "folder"))
     start = checkpoint if isinstance(checkpoint, Start) else load_start(checkpoint)
     if isinstance(support, str | os.PathLike | Mapping):
@@ -295,6 +296,8 @@ def hear(
     """
     require_kind("recogniser", recogniser, Recogniser, "what enrol or load returns")
     _require_choice("channels", channels, ("mixed", "split"))
+    require_kind("report", report, Callable, "a function")
+    require_kind("look", look, Callable, "a function")
     turns = require_turns(turns)
     if channels == "split" and turns:
         raise UserError("split channels are speakers already; leave out either them or the turns")

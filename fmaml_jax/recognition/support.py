@@ -351,7 +351,8 @@ def _rows(path: Path, start: Start, tier: str) -> list[_Row]:
 def _rows_by_label(support: Mapping[str, Iterable[Source]]) -> list[_Row]:
     rows = []
     for label, clips in support.items():
-        if not isinstance(label, str) or is_one_sound(clips) or not isinstance(clips, Iterable):
+        require_kind(f"the label {label!r}", label, str, "text, such as 'anger'")
+        if is_one_sound(clips) or not isinstance(clips, Iterable):
             raise UserError(
                 f"{label!r} has no list of clips; give a label's clips in one, such as "
                 '{"anger": ["a.wav", (samples, rate)]}'
