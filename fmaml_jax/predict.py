@@ -19,8 +19,9 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_special
+from fmaml_jax.common.files import is_special, require_there
 from fmaml_jax.encoder import DEFAULT
+from fmaml_jax.recognition import MAKE
 from fmaml_jax.recognition.annotations import TIER
 from fmaml_jax.recognition.formats import FORMATS, TERMINAL, filling
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     args = flags.FLAGS
     if not args.model:
         raise UserError("--model is missing; for example --model=my.model")
+    require_there(args.model, MAKE)
     if math.isnan(args.abstain):  # which no limit of a flag keeps out
         raise UserError("--abstain=nan is no probability; give a number from 0 to 1")
     if args.tier and not args.fill:
