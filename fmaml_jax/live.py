@@ -54,17 +54,19 @@ def main() -> None:
 
 def define_flags() -> None:
     """The model, and when it is unsure."""
-    flags.DEFINE_string("model", "", "A file that `python -m fmaml_jax.enrol` wrote.")
+    flags.DEFINE_string("model", "", "The model file that enrol wrote.")
     flags.DEFINE_string(
-        "encoder", DEFAULT, "Weights (or their folder) for a model that hears with an encoder."
+        "encoder",
+        DEFAULT,
+        "The file or folder of the encoder's weights, for a model that hears with an encoder.",
     )
-    flags.DEFINE_float("abstain", 0.0, "Less probable answers are 'unsure'.", 0.0, 1.0)
+    flags.DEFINE_float("abstain", 0.0, "Answers that are less probable are 'unsure'.", 0.0, 1.0)
 
 
 def command() -> None:
     """The whole command, as it is installed."""
     define_flags()
-    console.run(main, required=("model",))
+    console.run(main, example="--model=my.model < call.raw", required=("model",))
 
 
 if __name__ == "__main__":

@@ -171,3 +171,4 @@ def test_installed_commands_tell_their_version_and_flags(installed, run, command
         name for name in flags if not re.search(rf"^ *--(\[no\])?{name}\b", done.stdout, re.M)
     ]
     assert not missing
+    assert f"\nExample:\n  {command} " in done.stdout
