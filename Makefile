@@ -6,11 +6,15 @@ EMOFILM ?= $(CORPORA)/emofilm
 RUN = .venv/bin/python -m
 COMMA = ,
 
-.PHONY: venv web docs encoder demo test test_all lint public_data descriptors campplus emofilm paper starts
+.PHONY: venv new_venv web docs encoder demo test test_all lint public_data descriptors campplus emofilm paper starts
 
 venv: .venv/installed
 
+# It holds what is installed: a file that is newer, but says the same, changes nothing.
 .venv/installed: requirements.txt
+	@if cmp -s $< $@; then touch $@; else $(MAKE) --no-print-directory new_venv && cp $< $@; fi
+
+new_venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "error: Python 3.11 or newer is needed; name one, such as make PYTHON=python3.12"; exit 2; }
 	@test ! -L .venv || { \
@@ -22,7 +26,6 @@ venv: .venv/installed
 	  $(PYTHON) -m venv --clear .venv; } || { \
 	  echo "error: no virtual environment could be made; install python3-venv"; exit 2; }
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
 
 # What the web page needs beside the rest.
 web: .venv/web

@@ -33,40 +33,43 @@ def define_flags() -> None:
     flags.DEFINE_string("corpus", None, f"Corpus to read: {', '.join(KNOWN)}.")
     flags.DEFINE_string("audio_dir", None, "Folder of the corpus; its subfolders are searched.")
     flags.DEFINE_string("out", None, "The .npz file to write; its folder is made if missing.")
-    flags.DEFINE_string("manifest", None, "CSV for --corpus=manifest: AUDIO_DIR/manifest.csv.")
     flags.DEFINE_string(
-        "name", "", "What the corpus is called; else its own name, or its folder's."
+        "manifest", None, "The CSV of --corpus=manifest; without it, AUDIO_DIR/manifest.csv."
     )
+    flags.DEFINE_string("name", "", "The name of the corpus; without it, its own or its folder's.")
     flags.DEFINE_string("language", None, "ISO 639 code of the speech, instead of the corpus's.")
     flags.DEFINE_string(
         "features",
         "paper",
-        "MFCCs (paper, or authors_code: the first second), or a vector a clip: descriptors, or "
-        "what a pretrained encoder hears: campplus, or hub, one that you have on disk.",
+        "What is computed. MFCCs: paper, or authors_code (of the first second). One vector for "
+        "each clip: descriptors, or what a pretrained encoder hears (campplus, or hub, which is "
+        "one that you have on disk).",
     )
     flags.DEFINE_string(
         "encoder",
         DEFAULT,
-        "Weights for --features=campplus, from `make encoder`; for hub the folder of a wav2vec2, "
-        "HuBERT, WavLM or Whisper as published, with safetensors.",
+        "The weights for --features=campplus, from `make encoder`; for hub the folder of a "
+        "wav2vec2, HuBERT, WavLM or Whisper as published, with safetensors.",
     )
     flags.DEFINE_integer(
-        "layer", None, "For --features=hub: which layer's output; else the middle one.", 1
+        "layer", None, "The layer whose output --features=hub takes; without it, the middle one.", 1
     )
     flags.DEFINE_float(
         "clip_seconds",
         None,
-        "Length to which longer clips are cropped and, for MFCCs alone, shorter ones padded.",
+        "Longer clips are cropped to this length; for MFCCs, shorter ones are padded to it.",
     )
     flags.DEFINE_integer(
         "views",
         0,
-        "Degraded views of each clip beside it, for training: through telephones, codecs, noise "
-        "and rooms, by chance, but the same ones again.",
+        "How many degraded views of each clip stand beside it, for training: through telephones, "
+        "codecs, noise and rooms, drawn by chance, and the same again in a rerun.",
         lower_bound=0,
     )
-    flags.DEFINE_integer("shards", None, "Prepare in so many parts, each a file.", lower_bound=1)
-    flags.DEFINE_integer("shard", None, "The one part to make, from 0, as in a job array.")
+    flags.DEFINE_integer(
+        "shards", None, "How many parts the corpus is prepared in, each a file.", lower_bound=1
+    )
+    flags.DEFINE_integer("shard", None, "The one part to make, counted from 0, as in a job array.")
     flags.DEFINE_bool("strict", False, "Make a skipped clip an error.")
 
 

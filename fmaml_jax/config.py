@@ -47,13 +47,14 @@ class Config:
         ("anger", "disgust", "fear", "happiness", "sadness"), "the N classes that are adapted"
     )
     fixed: tuple[str, ...] = _setting(
-        ("neutral", "silence"), "the F fixed classes, last in the output; none: --fixed="
+        ("neutral", "silence"), "the F fixed classes, last in the output; --fixed= is none"
     )
     shots: int = _setting(5, "K, support clips of each emotion", least=1)
     method: str = _setting("fmaml", "learner, one of fmaml_jax/learners")
     support: str = _setting(
         "",
-        "classes with K support clips: the emotions (the N + F rule) or all; none: the method's",
+        "classes with K support clips: the emotions (the N + F rule) or all; without it, as the "
+        "method has it",
         choices=("", "emotions", "all"),
     )
     seed: int = _setting(0, "seed of the initialisation and of every episode", least=0, below=2**32)
@@ -65,8 +66,8 @@ class Config:
     # ---- the network and its input
     network: str = _setting(
         "cnn",
-        "the paper's network; its first two blocks and an LSTM over time; or, for one vector a "
-        "clip, a linear layer on it and on random Fourier features, or on it alone",
+        "the paper's network; its first two blocks and an LSTM over time; or, where a clip is one "
+        "vector, a linear layer on it and on random Fourier features, or on it alone",
         choices=tuple(NETWORKS),
     )
     filters: int = _setting(64, "filters of each convolution of cnn and cnn_lstm", least=1)
@@ -90,7 +91,7 @@ class Config:
         choices=BATCH_NORM_MODES,
     )
     task_chunk: int = _setting(
-        0, "the most tasks that a device computes at once; 0: as its memory allows", least=0
+        0, "the most tasks that a device computes at once; 0 is as many as it holds", least=0
     )
     precision: str = _setting(
         "float32",

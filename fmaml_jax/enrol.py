@@ -71,39 +71,44 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "checkpoint",
         "",
-        "The start: descriptors or encoder, which come with fmaml_jax, or a start's file, or the "
-        "folder of a finished run; by default descriptors, or encoder where --encoder is given.",
+        "The start: descriptors or encoder, which come with fmaml_jax, a start's file, or the "
+        "folder of a finished run. By default descriptors, or encoder where --encoder is given.",
     )
     flags.DEFINE_string(
-        "encoder", DEFAULT, "Weights (or their folder) for a start that hears with an encoder."
+        "encoder",
+        DEFAULT,
+        "The file or folder of the encoder's weights, for a start that hears with an encoder.",
     )
     flags.DEFINE_string(
         "support",
         "",
-        "A folder for each label, or a CSV: file,label[,start,end,speaker] (paths as seen from its "
-        "folder; comma, semicolon or tab), or a TextGrid, an .eaf or "
-        "Audacity's labels beside their sound, such as a corrected file of predict.",
+        "The labelled clips: a folder that has a folder for each label; a CSV with the columns "
+        "file and label and, if known, start, end and speaker (files are looked for beside it); or "
+        "a TextGrid, an .eaf or Audacity's labels beside their sound, such as a corrected file of "
+        "predict.",
     )
     flags.DEFINE_string(
         "tier",
         "",
-        "The tier of labels (else 'emotion'; a speaker's is emotion@NAME); with it, --support may "
-        "be a folder of TextGrids and .eaf files.",
+        "The tier that has the labels; without it, 'emotion', or emotion@NAME for a speaker's. "
+        "With it, --support may be a folder of TextGrids and .eaf files.",
     )
     flags.DEFINE_enum(
         "speakers",
         "",
         ["", "known", "found", "folder"],
-        "Makes a model for clips by speaker (predict --speakers), from clips whose speakers are "
-        "known, or found by ear, or taken as one speaker (folder). Voices are compared in "
-        "memory; nothing of them is written.",
+        "Makes a model that takes a speaker's clips together (predict --speakers). The speakers of "
+        "the labelled clips are known, or found by ear, or all taken as one (folder). Voices are "
+        "compared in memory, and nothing of them is written.",
     )
     flags.DEFINE_string("out", "", "The model file to write.")
     flags.DEFINE_list(
-        "same_as", [], "What labels mean in the checkpoint's words: gniew=anger,smutek=sadness."
+        "same_as", [], "What labels mean in the start's words: gniew=anger,smutek=sadness."
     )
-    flags.DEFINE_list("without", [], "Fixed classes that are not to be answered, as neutral.")
-    flags.DEFINE_string("picture", "", "A PNG of the estimate to write.")
+    flags.DEFINE_list(
+        "without", [], "Classes without clips that are never to be the answer: neutral."
+    )
+    flags.DEFINE_string("picture", "", "A PNG file to draw the estimate into.")
 
 
 def command() -> None:

@@ -13,7 +13,9 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import require_there
 from fmaml_jax.encoder import DEFAULT
+from fmaml_jax.recognition import MAKE
 
 _BLOCK = 1 << 16
 
@@ -23,6 +25,7 @@ def main() -> None:
     args = flags.FLAGS
     if not args.model:
         raise UserError("--model is missing; for example --model=my.model")
+    require_there(args.model, MAKE)
     if math.isnan(args.abstain):  # which no limit of a flag keeps out
         raise UserError("--abstain=nan is no probability; give a number from 0 to 1")
     if sys.__stdin__ is None or sys.__stdin__.isatty():
@@ -51,17 +54,19 @@ def main() -> None:
 
 def define_flags() -> None:
     """The model, and when it is unsure."""
-    flags.DEFINE_string("model", "", "A file that `python -m fmaml_jax.enrol` wrote.")
+    flags.DEFINE_string("model", "", "The model file that enrol wrote.")
     flags.DEFINE_string(
-        "encoder", DEFAULT, "Weights (or their folder) for a model that hears with an encoder."
+        "encoder",
+        DEFAULT,
+        "The file or folder of the encoder's weights, for a model that hears with an encoder.",
     )
-    flags.DEFINE_float("abstain", 0.0, "Less probable answers are 'unsure'.", 0.0, 1.0)
+    flags.DEFINE_float("abstain", 0.0, "Answers that are less probable are 'unsure'.", 0.0, 1.0)
 
 
 def command() -> None:
     """The whole command, as it is installed."""
     define_flags()
-    console.run(main)
+    console.run(main, example="--model=my.model < call.raw", required=("model",))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """`python -m fmaml_jax.predict --model=my.model FILES_OR_FOLDERS... --format=csv`.
 
-What is found goes to standard output or `--out`; progress, what is to be said of a file, and the
-shares of speakers where they are known, to standard error. A file that cannot be used costs the
-others nothing; the exit code is then 2.
+The answers go to standard output or `--out`. Progress, warnings and the shares of known speakers go
+to standard error. Where a file cannot be used, the others are answered all the same, and the exit
+code is 2.
 """
 
 import contextlib
@@ -19,8 +19,9 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_special
+from fmaml_jax.common.files import is_special, require_there
 from fmaml_jax.encoder import DEFAULT
+from fmaml_jax.recognition import MAKE
 from fmaml_jax.recognition.annotations import TIER
 from fmaml_jax.recognition.formats import FORMATS, TERMINAL, filling
 
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     args = flags.FLAGS
     if not args.model:
         raise UserError("--model is missing; for example --model=my.model")
+    require_there(args.model, MAKE)
     if math.isnan(args.abstain):  # which no limit of a flag keeps out
         raise UserError("--abstain=nan is no probability; give a number from 0 to 1")
     if args.tier and not args.fill:
@@ -198,44 +200,48 @@ def _keeping(
 
 def define_flags() -> None:
     """The model, how the result is written, and where it goes."""
-    flags.DEFINE_string("model", "", "A file that `python -m fmaml_jax.enrol` wrote.")
+    flags.DEFINE_string("model", "", "The model file that enrol wrote.")
     flags.DEFINE_string(
-        "encoder", DEFAULT, "Weights (or their folder) for a model that hears with an encoder."
+        "encoder",
+        DEFAULT,
+        "The file or folder of the encoder's weights, for a model that hears with an encoder.",
     )
     flags.DEFINE_enum(
         "format",
         "csv",
         [*FORMATS],
-        "How the result is written; without it, a terminal shows a short table.",
+        "How the answers are written. Without it, a terminal shows a short table.",
         case_sensitive=False,
     )
     flags.DEFINE_string(
-        "out", "", "File to write, or a folder for one file a recording; else standard output."
+        "out", "", "The file to write, or a folder that gets a file for each recording."
     )
-    flags.DEFINE_float("abstain", 0.0, "Less probable answers are 'unsure'.", 0.0, 1.0)
+    flags.DEFINE_float("abstain", 0.0, "Answers that are less probable are 'unsure'.", 0.0, 1.0)
     flags.DEFINE_string(
         "fill",
         "",
-        "A TextGrid or .eaf to put the labels of one recording into, all else in it untouched; it "
-        "is replaced, or with --out the file to write is another.",
+        "A TextGrid or .eaf that gets the labels of one recording. All else in it stays. The file "
+        "itself is changed, or with --out a new one is written.",
     )
-    flags.DEFINE_string("tier", "", "The tier to fill, empty or new (else 'emotion').")
+    flags.DEFINE_string("tier", "", "The tier to fill, empty or new; without it, 'emotion'.")
     flags.DEFINE_enum(
         "channels",
         "mixed",
         ["mixed", "split"],
-        "mixed into one, or split: each is a speaker of a call.",
+        "The channels of a stereo file are mixed into one, or split: each is a speaker of a call.",
     )
     flags.DEFINE_string(
         "speakers",
         "",
-        "Where it is said who speaks when: an RTTM, or a CSV: file,speaker[,start,end]. For a "
-        "model that was enrolled with --speakers also 'file', each file is one speaker, 'folder', "
-        "all are taken as one speaker's, or 'found', by ear: an answer then depends on the "
-        "speaker's other clips, of which 5 or more help. Voices are compared in memory; nothing of "
-        "them is written.",
+        "Who speaks when: an RTTM, or a CSV with the columns file and speaker and, if known, start "
+        "and end. For a model that was enrolled with --speakers also 'file' (each file is one "
+        "speaker), 'folder' (all are taken as one) or 'found' (by ear). An answer then depends on "
+        "the speaker's other clips, and 5 or more of them help. Voices are compared in memory, and "
+        "nothing of them is written.",
     )
-    flags.DEFINE_string("pictures", "", "Folder for a PNG of each file's timeline.")
+    flags.DEFINE_string(
+        "pictures", "", "A folder that gets a picture (PNG) of each file's timeline."
+    )
     flags.DEFINE_string(
         "report", "", "An HTML page to write: timelines, shares, and the least sure segments."
     )

@@ -90,11 +90,13 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "checkpoint",
         "",
-        "The start: descriptors or encoder, which come with fmaml_jax, or a start's file, or the "
-        "folder of a finished run; by default descriptors, or encoder where --encoder is given.",
+        "The start: descriptors or encoder, which come with fmaml_jax, a start's file, or the "
+        "folder of a finished run. By default descriptors, or encoder where --encoder is given.",
     )
     flags.DEFINE_string(
-        "encoder", DEFAULT, "Weights (or their folder) for a start that hears with an encoder."
+        "encoder",
+        DEFAULT,
+        "The file or folder of the encoder's weights, for a start that hears with an encoder.",
     )
     flags.DEFINE_string("host", "127.0.0.1", "Address to listen at; 0.0.0.0 for the network.")
     flags.DEFINE_integer("port", 7860, "Port to listen at.", 1, 65535)

@@ -148,8 +148,19 @@ finally:
     print(json.dumps(list(sys.modules)), file=sys.stderr)
 """
 COMMANDS = [
-    *(f"fmaml_jax.{name}" for name in ("main", "sweep", "report", "enrol", "predict", "serve")),
-    "fmaml_jax.fetch_encoder",
+    *(
+        f"fmaml_jax.{name}"
+        for name in (
+            "enrol",
+            "fetch_encoder",
+            "live",
+            "main",
+            "predict",
+            "report",
+            "serve",
+            "sweep",
+        )
+    ),
     *(f"data_prep.{name}" for name in ("prepare", "merge", "synthesise")),
 ]
 SLOW = {"gradio", "jax", "matplotlib", "scipy", "sklearn", "soundfile"}

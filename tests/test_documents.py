@@ -68,6 +68,7 @@ WALKED = (
 """The documents whose examples are run as written, one after the other."""
 NOT_RUN = {
     "pip": "asks an index of packages; test_package.py installs",
+    "python3": "makes an environment",
     "make": "makes an environment, or prepares corpora that are not in the repository",
     ".venv/bin/python": "trains on corpora that are not in the repository",
     "fmaml-report": "is of runs; test_report.py makes some",
@@ -259,6 +260,10 @@ def at_hand(tmp_path_factory):
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(f"#!/bin/sh\n{does}\n")
         program.chmod(0o755)
+    # What the examples call ~/fmaml.
+    activated = folder / "fmaml" / "bin" / "activate"
+    activated.parent.mkdir(parents=True)
+    activated.touch()
     return folder
 
 
@@ -268,6 +273,7 @@ def test_examples_run_as_written(document, at_hand, tmp_path, monkeypatch):
     folder = shutil.copytree(at_hand, tmp_path / "here")
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("HOME", str(folder))
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     names: dict = {}
     for language, block in fences(document):

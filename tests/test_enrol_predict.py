@@ -355,6 +355,7 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
             "--same_as=gniew is not of the form label=class",
         ),
         ("predict", ["PLACE/call.wav"], "--model is missing"),
+        ("predict", ["--model=none.model"], "none.model does not exist; make one with"),
         ("predict", ["--model=MODEL"], "no files are given"),
         ("predict", ["--model=MODEL", "PLACE/missing.wav"], "missing.wav does not exist"),
         ("predict", ["--model=PLACE/call.wav", "PLACE/call.wav"], "is not a readable .npz file"),

@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -92,6 +93,41 @@ def test_the_version_is_told_without_the_flags_that_are_required():
     assert (done.returncode, done.stdout) == (0, f"fmaml_jax {fmaml_jax.__version__}\n")
 
 
+def test_make_keeps_the_environment_until_the_requirements_say_something_else(tmp_path):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *venv*) rm -rf .venv && mkdir -p .venv/bin && '
+        f"ln -s {shutil.which('true')} .venv/bin/pip ;; esac\n"
+    )
+    python.chmod(0o755)
+    asked, made = tmp_path / "requirements.txt", tmp_path / ".venv" / "made"
+
+    def make(now):
+        os.utime(asked, (now, now))
+        return subprocess.run(
+            ["make", "venv", "PYTHON=./python"], cwd=tmp_path, capture_output=True, text=True
+        )
+
+    asked.write_text("numpy==2\n")
+    later = tmp_path.stat().st_mtime + 1000
+    assert make(later).returncode == 0
+    made.touch()
+    assert make(later + 1).returncode == 0
+    assert made.exists()
+    asked.write_text("numpy==3\n")
+    assert make(later + 2).returncode == 0
+    assert not made.exists()
+    made.touch()
+    (tmp_path / ".venv").rename(tmp_path / "elsewhere")
+    (tmp_path / ".venv").symlink_to("elsewhere")
+    asked.write_text("numpy==4\n")
+    refused = make(later + 3)
+    assert refused.returncode == 2
+    assert ".venv is a link, and what it points to would be emptied" in refused.stdout
+    assert made.exists()
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The folder of the scripts of an environment that has the wheel, and what it asks for."""
@@ -167,3 +203,4 @@ def test_installed_commands_tell_their_version_and_flags(installed, run, command
         name for name in flags if not re.search(rf"^ *--(\[no\])?{name}\b", done.stdout, re.M)
     ]
     assert not missing
+    assert f"\nExample:\n  {command} " in done.stdout

@@ -311,7 +311,7 @@ def test_a_new_class_begins_as_what_its_clips_resemble(start, clips, others):
     known, new = adapted(start, clips, **still), adapted(start, renamed, **still)
     assert new.classes == ("anger", "lęk", "sadness", "neutral", "silence")
     assert new.known_as == ("anger", "", "sadness", "neutral", "silence")
-    assert "'lęk' starts as a new class; where a label means fear or neutral" in new.warnings[0]
+    assert "does not know 'lęk'; a label that means fear or neutral is" in new.warnings[0]
     assert "'--same_as=lęk=?'" in new.warnings[0]
     assert not known.warnings
     before = logits(known, others)

@@ -718,7 +718,7 @@ def test_a_file_that_cannot_be_written_or_is_of_another_kind_is_refused(tmp_path
 @pytest.mark.parametrize(
     ("odd", "difference"),
     [
-        ({"hashes": {"data/emovo.npz": "decaf"}}, "the data's hashes"),
+        ({"hashes": {"data/emovo.npz": "decaf"}}, "differs in the data from"),
         ({"accuracy": (0.5, 0.6, 0.7)}, "episodes"),
         ({"test_query_per_class": 10}, "test_query_per_class"),
         ({"query_hash": "other"}, "the test's query clips"),

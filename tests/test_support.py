@@ -56,7 +56,8 @@ def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
     ("content", "sentence"),
     [
         ("file,label\n", "holds no clips"),
-        ("path,label\na.wav,joy\n", "has no column file"),
+        ("path,label\na.wav,joy\n", "has no column file; it has path, label; name its columns"),
+        ("a.wav;joy\n", "has no columns file and label; .* such as file;label"),
         ("file,label\na.wav,joy\n\n,joy\n", "line 4 of .* names no file"),
         ("file,label\na.wav,\n", "'a.wav' has no label"),
         ("file,label\na.wav,Unsure\n", "no class can be called 'Unsure'"),

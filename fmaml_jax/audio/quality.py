@@ -33,7 +33,7 @@ trained on, none is above it; noise, hum, chords, melodies and speech at twelve 
 and of samples whose bytes are swapped or shifted 93%."""
 
 NO_SPEECH = "no speech was found in it"
-FAR_FROM_SPEECH = "far from all speech that the checkpoint was trained on"
+FAR_FROM_SPEECH = "far from all speech that the start was trained on"
 QUIET = "hardly any sound in it"
 
 _FRAME = 512

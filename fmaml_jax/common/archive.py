@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import whole_file
+from fmaml_jax.common.files import require_there, whole_file
 
 _HASH = "content_hash"
 _MOST_ENTRIES = 1 << 14
@@ -60,13 +60,12 @@ def read(path: str | os.PathLike, remake: str) -> tuple[dict[str, np.ndarray], b
     Raises:
         UserError: the file is missing or is no readable .npz file.
     """
+    require_there(path, remake)
     try:
         with open(path, "rb") as file:
             arrays = _arrays(file)
         stored = str(arrays.pop(_HASH, ""))
         return arrays, content_hash(arrays) == stored
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist; {remake}") from error
     except Exception as error:  # the readers of damaged archives document no exceptions
         raise UserError(f"{path} is not a readable .npz file ({error}); {remake}") from error
 

@@ -182,7 +182,11 @@ def _expand_home(values: flags.FlagValues) -> None:
 
 
 def _help(
-    required: Sequence[str], example: str, groups: Mapping[str, Sequence[str]], width: int = 88
+    module: str,
+    required: Sequence[str],
+    example: str,
+    groups: Mapping[str, Sequence[str]],
+    width: int = 88,
 ) -> str:
     """What `--help` prints: the command's own words, its flags by group, and an example."""
     command = sys.modules["__main__"]
@@ -212,14 +216,17 @@ def _help(
                 break_long_words=False,
                 break_on_hyphens=False,
             )
-    module = getattr(command.__spec__, "name", "").removesuffix(".__main__")
+    installed = module != "__main__"
+    own_name = module if installed else getattr(command.__spec__, "name", "")
+    by_module = f"python -m {own_name.removesuffix('.__main__')}"
     lines += [
         "",
         "  --flagfile=FILE",
-        "      a text of flags, one a line; those after it count more",
+        "      A text file with one flag a line. Flags after it win.",
     ]
-    lines += ["", "Example:", f"  python -m {module} {example}"] if example else []
-    return "\n".join(lines)
+    lines += ["", "Example:", f"  {by_module} {example}"] if example else []
+    text = "\n".join(lines)
+    return text.replace(by_module, Path(sys.argv[0]).name) if installed else text
 
 
 def run(
@@ -245,7 +252,7 @@ def run(
     def parse(argv: list[str]) -> list[str]:
         before = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
         if not HELP.isdisjoint(before):
-            print(_help(required, example, groups))
+            print(_help(main.__module__, required, example, groups))
             sys.stdout.flush()
             sys.exit(0)
         try:

@@ -117,6 +117,20 @@ def is_special(path: str | os.PathLike) -> bool:
     return os.path.exists(path) and not os.path.isfile(path)
 
 
+def require_there(path: str | os.PathLike, remedy: str) -> None:
+    """Refuses a path where nothing is.
+
+    Args:
+        path: of a file.
+        remedy: the end of the sentence: "make it with ...".
+
+    Raises:
+        UserError: nothing is there.
+    """
+    if not os.path.exists(path):
+        raise UserError(f"{path} does not exist; {remedy}")
+
+
 def take_lock(file: IO[Any]) -> bool:
     """Locks an open file, for as long as any process has it open; False where another has it.
 

@@ -123,7 +123,7 @@ def read_table(path: Path, *needed: str) -> list[Row]:
     lines = [(number, row) for number, row in lines if any(row)]
     if not lines:
         raise UserError(f"{path} is empty; its first line names the columns")
-    columns = _columns(path, lines[0][1], needed)
+    columns = _columns(path, lines[0][1], needed, delimiter)
     return [_row(f"line {number} of {path}", columns, row, delimiter) for number, row in lines[1:]]
 
 
@@ -142,7 +142,7 @@ def _decode(path: Path) -> str:
     return text
 
 
-def _columns(path: Path, header: Sequence[str], needed: Sequence[str]) -> list[str]:
+def _columns(path: Path, header: Sequence[str], needed: Sequence[str], delimiter: str) -> list[str]:
     """The keys of the columns; those without a name, such as an index, are ""."""
     columns = [name_key(name) for name in header]
     while columns and not columns[-1]:
@@ -155,7 +155,10 @@ def _columns(path: Path, header: Sequence[str], needed: Sequence[str]) -> list[s
             )
     if missing := [column for column in needed if column not in columns]:
         found = ", ".join(filter(None, columns))
-        raise UserError(f"{path} has no column {' and '.join(missing)}; it has {found}")
+        raise UserError(
+            f"{path} has no column{'s' * (len(missing) > 1)} {' and '.join(missing)}; it has "
+            f"{found}; name its columns in its first line, such as {delimiter.join(needed)}"
+        )
     return columns
 
 

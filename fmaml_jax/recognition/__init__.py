@@ -60,6 +60,9 @@ __all__ = [
     "write",
 ]
 
+MAKE = "make one with `python -m fmaml_jax.enrol`"
+"""What to do where there is no model: the end of a sentence."""
+
 
 def __getattr__(name: str) -> Any:
     """Loads what is asked for, and no more: --help does not wait for JAX."""

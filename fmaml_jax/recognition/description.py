@@ -32,7 +32,8 @@ def describe(recogniser: Recogniser) -> str:
             f"clips are right, as a mean over the classes (UAR; 95% interval {low:.0%} to "
             f"{high:.0%}). One answer for all clips would give {estimate.chance:.0%}.",
             "",
-            text_table([("labelled", *answers), *confusion]),
+            "Each row is a label, each column an answer:",
+            text_table([("", *answers), *confusion]),
             "",
         ]
         if estimate.clips

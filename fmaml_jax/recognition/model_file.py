@@ -32,6 +32,7 @@ from fmaml_jax.common.text import LONGEST_NAME, clean_name, is_text, name_key
 from fmaml_jax.data.scale import Scale, without_metric
 from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.encoder.features import describer
+from fmaml_jax.recognition import MAKE
 from fmaml_jax.recognition.estimate import Estimate
 from fmaml_jax.recognition.naming import MOST_CLASSES
 from fmaml_jax.recognition.recogniser import BATCH, Recogniser, logits_of_vectors
@@ -116,7 +117,6 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     ),
 }
 """What else a model holds, as JSON, and what each may be."""
-_MAKE = "make one with `python -m fmaml_jax.enrol`"
 
 
 def save(recogniser: Recogniser, path: str | os.PathLike) -> None:
@@ -182,9 +182,9 @@ def load(path: str | os.PathLike, encoder: str = DEFAULT) -> Recogniser:
     require_kind("path", path, str | os.PathLike, "the path of a model file")
     require_kind("encoder", encoder, str, "the path of its weights")
     if os.path.isfile(path) and os.path.getsize(path) > MOST_BYTES:
-        raise UserError(f"{path} is larger than any model; {_MAKE}")
-    arrays, intact = archive.read(path, _MAKE)
-    foreign = UserError(f"{path} is no model of fmaml_jax; {_MAKE}")
+        raise UserError(f"{path} is larger than any model; {MAKE}")
+    arrays, intact = archive.read(path, MAKE)
+    foreign = UserError(f"{path} is no model of fmaml_jax; {MAKE}")
     text = arrays.get("model")
     if text is None or text.dtype.kind != "U" or text.ndim or text.nbytes > 4 * _MOST_LETTERS:
         raise foreign
@@ -199,14 +199,14 @@ def load(path: str | os.PathLike, encoder: str = DEFAULT) -> Recogniser:
             "fmaml_jax, or enrol again"
         )
     if not intact:
-        raise UserError(f"{path} is damaged: its content hash does not match; {_MAKE}")
+        raise UserError(f"{path} is damaged: its content hash does not match; {MAKE}")
     try:
         recogniser = _restore(model, arrays, encoder)
         agrees = np.allclose(_probe(recogniser), arrays["probe"], rtol=1e-3, atol=1e-3)
     except UserError as error:  # of the features' version
         raise UserError(f"{path}: {error}") from error
     except _UnfitError as error:
-        raise UserError(f"{path} does not follow the format ({error}); {_MAKE}") from error
+        raise UserError(f"{path} does not follow the format ({error}); {MAKE}") from error
     if not agrees:
         raise UserError(
             f"{path} gives other results here than where it was made, with NumPy "
@@ -312,6 +312,6 @@ def _probe(recogniser: Recogniser) -> np.ndarray:
 
 def _is_model(path: str | os.PathLike) -> bool:
     try:
-        return "model" in archive.read(path, _MAKE)[0]
+        return "model" in archive.read(path, MAKE)[0]
     except UserError:
         return False

@@ -125,7 +125,7 @@ def _known_as(start: Start, labels: set[str], same_as: Mapping[str, str]) -> dic
             )
         if name_key(meaning) not in classes:
             raise UserError(
-                f"--same_as={label}={meaning}, but the checkpoint does not know {meaning!r}; it "
+                f"--same_as={label}={meaning}, but the start does not know {meaning!r}; it "
                 f"knows {', '.join(classes.values())}"
             )
         known[spelled[name_key(label)]] = classes[name_key(meaning)]
@@ -166,8 +166,8 @@ def _unnamed(start: Start, known_as: Mapping[str, str], free: Sequence[str]) -> 
     flag = shlex.quote(f"--same_as={','.join(f'{label}=?' for label in new)}")
     meanings = left + [name for name in free if name != SILENCE]
     return (
-        f"{', '.join(map(repr, new))} start{'s' * (len(new) == 1)} as a new class; where a label "
-        f"means {' or '.join(meanings)} in your words, it is recognised better if you say so: "
-        f"{flag} with one of these for each ?, without the labels that mean none (on the page: It "
-        "means)",
+        f"the start does not know {', '.join(map(repr, new))}; a label that means "
+        f"{', '.join(meanings[:-1])}{' or ' * bool(meanings[1:])}{meanings[-1]} is recognised "
+        f"better if you say so: add {flag} with one of these words for each ?, and take out the "
+        "labels that mean none of them (on the page: It means)",
     )

@@ -418,8 +418,8 @@ def _table_rows(path: Path) -> list[_Row]:
             file = file if file.exists() else listed_file(Path(), row.cells["file"])
         if not file.exists():
             raise UserError(
-                f"{row.place} lists {row.cells['file']!r}, and there is no {file}; give each path "
-                "as it is seen from the folder of the CSV"
+                f"{row.place} lists {row.cells['file']!r}, and there is no {file.absolute()}; give "
+                "each path as it is seen from the folder of the CSV"
             )
         rows.append(_Row(file, row.cells["label"], speaker, read_part(row), row.place))
     return _without_doubts(rows, path) if predicted else rows

@@ -39,10 +39,10 @@ def render(
         "Seeds": ", ".join(map(str, sorted({run.seed for run in runs}))),
         "Data": "; ".join(dict.fromkeys(", ".join(run.config["data"]) for run in runs)),
         "Classes": ", ".join(first.results["classes"]),
-        "Test episodes a run": ", ".join(
+        "Test episodes of each run": ", ".join(
             map(str, sorted({run.config["episodes"] for run in runs}))
         ),
-        "Queries of an emotion, of a fixed class": "; ".join(
+        "Queries of each emotion, of each fixed class": "; ".join(
             sorted(
                 {
                     f"{run.config['test_query_per_class']}, "

@@ -169,7 +169,7 @@ class Run(NamedTuple):
     def material(self) -> dict[str, Any]:
         """The data; files count by their content, wherever they lay."""
         return {
-            "the data's hashes": sorted(self.hashes.values()),
+            "the data": sorted(self.hashes.values()),
             "the feature configuration": self.features,
         }
 
@@ -457,7 +457,7 @@ def _largest(
                     f"{example.path} and {part[key][0].path} differ in {differing}, and neither "
                     "kind has more runs; report on one kind at a time"
                 )
-            reason = f"another {differing} than {example.path} and those like it"
+            reason = f"differs in {differing} from {example.path} and those like it"
             remarks += [Remark("mismatched", run.path, reason) for run in part[key]]
     return kept, remarks
 

@@ -231,7 +231,7 @@ def _step_1(start: Start) -> Parts:
             value=None,
             allow_custom_value=True,
             label="Emotion",
-            info="Choose one that the checkpoint knows, or type any name.",
+            info="Choose one that is known already, or type any name.",
             min_width=240,
         )
         meaning = gr.Dropdown(
