@@ -12,7 +12,7 @@ venv: .venv/installed
 
 # It holds what is installed: a file that is newer, but says the same, changes nothing.
 .venv/installed: requirements.txt
-	@if cmp -s $< $@; then touch $@; else $(MAKE) --no-print-directory new_venv && cp $< $@; fi
+	@if cmp -s $< $@; then touch $@; else $(MAKE) --no-print-directory new_venv; fi
 
 new_venv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -26,6 +26,7 @@ new_venv:
 	  $(PYTHON) -m venv --clear .venv; } || { \
 	  echo "error: no virtual environment could be made; install python3-venv"; exit 2; }
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@cp requirements.txt .venv/installed
 
 # What the web page needs beside the rest.
 web: .venv/web

@@ -260,11 +260,11 @@ def list_clips(
             f"{did_you_mean(corpus, KNOWN)}"
         )
     if language is not None and not _is_code(language):
-        raise UserError(f"--language={language} is no ISO 639 code; write one such as en or de")
+        raise UserError(f"--language={language} is not an ISO 639 code; write one such as en or de")
     if manifest is not None and corpus != "manifest":
         raise UserError(f"--manifest does not go with --corpus={corpus}; use --corpus=manifest")
     if not os.path.isdir(audio_dir):
-        state = "is no folder" if os.path.exists(audio_dir) else "does not exist"
+        state = "is not a folder" if os.path.exists(audio_dir) else "does not exist"
         raise UserError(f"--audio_dir={audio_dir} {state}; give the folder of the corpus")
 
     if corpus == "manifest":
@@ -365,7 +365,7 @@ def _sort(found: Iterable[Clip | Skipped], ignored: str = "") -> Listing:
         elif no_text := [
             name for name in (item.label, item.speaker, item.scene) if not is_text(name)
         ]:
-            skipped.append(Skipped(item.file, f"{no_text[0]!r} is no text in UTF-8; rename it"))
+            skipped.append(Skipped(item.file, f"{no_text[0]!r} is not text in UTF-8; rename it"))
         else:
             clips.append(item)
     clips.sort(key=lambda clip: (stem(clip.file), clip.file, clip.part[0]))
@@ -424,7 +424,7 @@ def _parse_row(row: Row, label: str, audio_dir: Path, language: str | None) -> C
     if not name_key(clip.label):
         return Skipped(file, "the manifest gives it no label")
     if clip.label != "silence" and not _is_code(clip.language):
-        return Skipped(file, f"the language {clip.language!r} is no ISO 639 code such as en")
+        return Skipped(file, f"the language {clip.language!r} is not an ISO 639 code such as en")
     return clip
 
 

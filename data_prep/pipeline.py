@@ -406,7 +406,7 @@ def check_out(path: Path) -> None:
         UserError: the name does not end in .npz, or nothing can be written there.
     """
     if path.suffix != ".npz" or os.path.isdir(path):
-        raise UserError(f"--out={path} is no name of a .npz file; write --out=FILE.npz")
+        raise UserError(f"--out={path} is not the name of a .npz file; write --out=FILE.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):

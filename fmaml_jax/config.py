@@ -208,7 +208,7 @@ def check(config: Config) -> None:
         value, limits = getattr(config, field.name), field.metadata
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(
-                f"--{field.name}={value} is no number to compute with; give a finite one"
+                f"--{field.name}={value} is not a number to compute with; give a finite one"
             )
         if "least" in limits and value < limits["least"]:
             raise UserError(f"--{field.name}={value} is too small; give at least {limits['least']}")

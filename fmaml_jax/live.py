@@ -27,7 +27,7 @@ def main() -> None:
         raise UserError("--model is missing; for example --model=my.model")
     require_there(args.model, MAKE)
     if math.isnan(args.abstain):  # which no limit of a flag keeps out
-        raise UserError("--abstain=nan is no probability; give a number from 0 to 1")
+        raise UserError("--abstain=nan is not a probability; give a number from 0 to 1")
     if sys.__stdin__ is None or sys.__stdin__.isatty():
         raise UserError(
             "no sound comes in; pipe it: arecord -f S16_LE -r 16000 -t raw | python -m "

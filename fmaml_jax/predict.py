@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("--model is missing; for example --model=my.model")
     require_there(args.model, MAKE)
     if math.isnan(args.abstain):  # which no limit of a flag keeps out
-        raise UserError("--abstain=nan is no probability; give a number from 0 to 1")
+        raise UserError("--abstain=nan is not a probability; give a number from 0 to 1")
     if args.tier and not args.fill:
         raise UserError(f"--tier={args.tier} is of the file to fill; give it too (--fill=FILE)")
     if args.fill and args["format"].present:

@@ -56,7 +56,7 @@ def test_paths_of_every_kind(folder, start, monkeypatch):
 
 
 def test_another_folder(tmp_path):
-    with pytest.raises(UserError, match="is no run folder; give the folder of a run"):
+    with pytest.raises(UserError, match="is not a run folder; give the folder of a run"):
         load_start(tmp_path)
 
 
@@ -196,9 +196,9 @@ def test_damage_to_a_file_is_noticed(file):
         ({"config": {"network": "linear", "emotions": "joy"}}, {}, "its emotions cannot be"),
         ({"config": []}, {}, "does not follow the format"),
         ({}, {"head": np.zeros((3, 5), np.float32)}, "other parameters than its settings say"),
-        ({}, {"head": np.full((650, 5), np.nan, np.float32)}, "no finite numbers"),
+        ({}, {"head": np.full((650, 5), np.nan, np.float32)}, "not finite numbers"),
         ({}, {"mean": np.zeros(3, np.float32)}, "do not fit together"),
-        ({}, {"start": np.asarray("[]")}, "is no start; give the folder of a run"),
+        ({}, {"start": np.asarray("[]")}, "is not a start; give the folder of a run"),
     ],
 )
 def test_a_file_that_is_no_start_is_a_sentence(file, entries, arrays, sentence):
@@ -209,7 +209,7 @@ def test_a_file_that_is_no_start_is_a_sentence(file, entries, arrays, sentence):
 
 def test_another_file_is_no_start(tmp_path):
     archive.write(tmp_path / "my.model", {"model": np.asarray("{}")})
-    with pytest.raises(UserError, match=r"my\.model is no start; give the folder of a run"):
+    with pytest.raises(UserError, match=r"my\.model is not a start; give the folder of a run"):
         load_start(tmp_path / "my.model")
 
 

@@ -194,7 +194,7 @@ def test_manifest(tmp_path):
         "../d.wav": "its path leaves --audio_dir",
         "gone.wav": "the manifest lists it, but there is no such file",
         "d.wav": "the manifest gives it no label",
-        "e.wav": "the language 'english' is no ISO 639 code such as en",
+        "e.wav": "the language 'english' is not an ISO 639 code such as en",
     }
 
 
@@ -251,7 +251,7 @@ def test_names_that_are_no_text(tmp_path):
         open(path, "w").close()
     clips, skipped, _ = list_clips("folders", tmp_path, "de")
     assert skipped == [
-        Skipped("w\udcfctend/1.wav", "'w\\udcfctend' is no text in UTF-8; rename it")
+        Skipped("w\udcfctend/1.wav", "'w\\udcfctend' is not text in UTF-8; rename it")
     ]
     assert [clip.file for clip in clips] == ["joy/\udcfc.wav"]
     assert clip_names(clips) == ["joy/\\xfc"]
@@ -312,7 +312,7 @@ def test_manifest_elsewhere_and_language_by_flag(tmp_path):
         (b"file,label,language\na,b,en\n", "has no column path; it has file, label, language"),
         (b"path,speaker,language\na,b,en\n", "has no column label"),
         (b"path,label\na,b\n", "has no column language; add it, or --language"),
-        (b"path,label,language\n\xff\xfe,b,en\n", "is no CSV file in UTF-8"),
+        (b"path,label,language\n\xff\xfe,b,en\n", "is not a CSV file in UTF-8"),
     ],
 )
 def test_bad_manifests(tmp_path, text, sentence):
@@ -330,7 +330,7 @@ def test_bad_manifests(tmp_path, text, sentence):
             {"corpus": "emobd"},
             "there is no corpus 'emobd'; --corpus is one of emofilm, .*mean emodb",
         ),
-        ({"corpus": "emodb", "language": "German"}, "--language=German is no ISO 639 code"),
+        ({"corpus": "emodb", "language": "German"}, "--language=German is not an ISO 639 code"),
         ({"corpus": "emodb", "manifest": Path("x.csv")}, "use --corpus=manifest"),
     ],
 )

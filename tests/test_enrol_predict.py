@@ -337,7 +337,7 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         (
             "enrol",
             ["--checkpoint=PLACE", "--support=PLACE/clips", "--out=PLACE/x"],
-            "is no run folder",
+            "is not a run folder",
         ),
         (
             "enrol",
@@ -363,7 +363,7 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         (
             "predict",
             ["--model=MODEL", "--abstain=nan", "PLACE/call.wav"],
-            "--abstain=nan is no probability; give a number from 0 to 1",
+            "--abstain=nan is not a probability; give a number from 0 to 1",
         ),
         ("predict", ["--model=MODEL", "--format=mp3", "PLACE/call.wav"], "format"),
         (

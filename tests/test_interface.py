@@ -314,11 +314,11 @@ def test_other_values_are_refused(recogniser, start, clips, recording, tmp_path)
         "channels='both' is none of": lambda: predict(recogniser, recording, channels="both"),
         "turns is of the type int": lambda: predict(recogniser, recording, turns=3),
         "a turn is of the type tuple": lambda: predict(recogniser, recording, turns=[(0, 1, "A")]),
-        "is no length of time": lambda: predict(recogniser, recording, turns=[Turn(2, 1, "A")]),
+        "is not a length of time": lambda: predict(recogniser, recording, turns=[Turn(2, 1, "A")]),
         "turns has turns of A that overlap": lambda: predict(
             recogniser, recording, turns=[Turn(1, 3, "A"), Turn(0, 2, "A")]
         ),
-        "sources is no list": lambda: predict_folder(recogniser, "a.wav", speakers="folder"),
+        "sources is not a list": lambda: predict_folder(recogniser, "a.wav", speakers="folder"),
         "sources is no": lambda: predict_folder(recogniser, sound, speakers="folder"),
         "sources is": lambda: predict_folder(recogniser, 3, speakers="folder"),
         "speakers='' is none": lambda: predict_folder(recogniser, [recording], speakers=""),

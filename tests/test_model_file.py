@@ -88,7 +88,7 @@ def test_truncated_damaged_and_foreign_files_are_refused(path, tmp_path):
     with pytest.raises(UserError, match=r"my\.model is not a readable"):
         load(path)
     np.savez(tmp_path / "other.npz", features=np.ones(3))
-    with pytest.raises(UserError, match=r"other\.npz is no model of fmaml_jax"):
+    with pytest.raises(UserError, match=r"other\.npz is not a model of fmaml_jax"):
         load(tmp_path / "other.npz")
     with pytest.raises(UserError, match="does not exist"):
         load(tmp_path / "missing.model")
@@ -154,9 +154,9 @@ def test_other_results_than_where_it_was_made_are_refused(path, recogniser):
 
 def test_where_a_model_is_not_written(tmp_path, recogniser):
     (tmp_path / "clips.csv").write_text("file,label\n")
-    with pytest.raises(UserError, match=r"clips.csv is there and is no model"):
+    with pytest.raises(UserError, match=r"clips.csv is there and is not a model"):
         save(recogniser, tmp_path / "clips.csv")
-    with pytest.raises(UserError, match="is there and is no model"):
+    with pytest.raises(UserError, match="is there and is not a model"):
         save(recogniser, tmp_path)
     with pytest.raises(UserError, match="nowhere does not exist; choose another"):
         save(recogniser, tmp_path / "nowhere" / "my.model")
@@ -231,14 +231,14 @@ def test_files_that_are_no_archive_are_said_in_words(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros(9))
     (tmp_path / "b.npy").write_bytes(pickle.dumps({"a": 1}) + bytes(99))
     for name in ("a.npy", "b.npy"):
-        with pytest.raises(UserError, match=r"\(it is no archive of arrays, or was cut off\)"):
+        with pytest.raises(UserError, match=r"\(it is not an archive of arrays, or was cut off\)"):
             load(tmp_path / name)
 
 
 def test_depths_of_json_are_refused(path):
     deep = "[" * 100_000 + "]" * 100_000
     rewrite(path, model=np.asarray(deep))
-    with pytest.raises(UserError, match="is no model of fmaml_jax"):
+    with pytest.raises(UserError, match="is not a model of fmaml_jax"):
         load(path)
 
 

@@ -463,7 +463,7 @@ def test_unwritable_outputs(tmp_path):
     for out in (tmp_path / "file" / "x.npz", Path("/proc/x.npz"), tmp_path / ("x" * 300) / "a.npz"):
         with pytest.raises(UserError, match="cannot write --out="):
             check_out(out)
-    with pytest.raises(UserError, match=r"is no name of a \.npz file"):
+    with pytest.raises(UserError, match=r"is not the name of a \.npz file"):
         check_out(tmp_path / "folder.npz")
 
 
@@ -715,7 +715,7 @@ def test_merge_refuses_what_is_not_one_whole_corpus(copies, tmp_path):
             join({name: shards[name] for name in names})
     with pytest.raises(UserError, match="are the same shard"):
         join({first: dataset, "copy.npz": dataset})
-    with pytest.raises(UserError, match="is no shard"):
+    with pytest.raises(UserError, match="is not a shard"):
         join({first: dataset._replace(shard=None)})
     done = run_module("data_prep.merge", f"--data={first}", f"--out={tmp_path / 'z.npz'}")
     assert done.returncode == 2

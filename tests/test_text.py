@@ -89,12 +89,12 @@ def test_columns_without_a_name_are_no_columns(tmp_path):
         (b"file,label\n", "has no column path; it has file, label"),
         (b"path,Label,label\n", r"has two columns label \(Label and label\); rename or remove one"),
         (b"path,start,end\na,1,2\n\nb,1,5,2,5\n", "line 4 of .* has 5 cells for 3 columns"),
-        (b'path,label\na,"joy\nb,fear\n', "line 3 of .* is no line of a CSV file"),
-        (b'path,label\na,"joy" x\n', "line 2 of .* is no line of a CSV file"),
+        (b'path,label\na,"joy\nb,fear\n', "line 3 of .* is not a line of a CSV file"),
+        (b'path,label\na,"joy" x\n', "line 2 of .* is not a line of a CSV file"),
         (b"path,label\na\0b,joy\n", "line 2 of .* has a NUL byte; save the file as CSV in UTF-8"),
         ("path,label\na,b\n".encode("utf-16-le"), "line 1 of .* has a NUL byte"),
-        (b"path,label\nw\xfctend,b\n", "is no CSV file in UTF-8"),
-        (b"\xff\xfep", "is no CSV file in UTF-8"),
+        (b"path,label\nw\xfctend,b\n", "is not a CSV file in UTF-8"),
+        (b"\xff\xfep", "is not a CSV file in UTF-8"),
     ],
 )
 def test_what_is_no_table_is_refused(tmp_path, raw, sentence):

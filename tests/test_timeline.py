@@ -441,7 +441,7 @@ def test_predict_warns_of_what_enrol_warns_of(recogniser, trained, start, tmp_pa
 
 @pytest.mark.parametrize("abstain", [float("nan"), -0.1, 1.1])
 def test_what_is_no_probability_is_none_to_abstain_by(recogniser, recording, abstain):
-    with pytest.raises(UserError, match=r"abstain=.* is no probability; give a number"):
+    with pytest.raises(UserError, match=r"abstain=.* is not a probability; give a number"):
         predict(recogniser, recording[0], abstain=abstain)
 
 

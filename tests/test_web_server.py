@@ -182,7 +182,7 @@ def test_an_upload_has_files_alone(served):
     field = b'--edge\r\nContent-Disposition: form-data; name="files"\r\n\r\nhello\r\n--edge--\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=edge"}
     status, said = visitor.ask("POST", "/gradio_api/upload", field, headers)
-    assert (status, said) == (400, b"A part of it is no file.")
+    assert (status, said) == (400, b"A part of it is not a file.")
     mixed = multipart([("a.wav", b"sound")])[0].replace(b"--edge--\r\n", field)
     assert visitor.ask("POST", "/gradio_api/upload", mixed, headers)[0] == 400
     wait_until(lambda: not files(served))

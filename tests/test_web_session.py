@@ -354,7 +354,7 @@ def test_a_recording_is_recognised_by_speaker(heard, start):
 
 def test_voices_can_be_taken_out_of_clips_of_known_speakers(heard, start):
     heard.clips = [clip._replace(speaker="") for clip in heard.clips]
-    with pytest.raises(UserError, match="of no clip it is said who speaks"):
+    with pytest.raises(UserError, match="no speakers are named; take the clips out"):
         learn(heard, start, (), by_speaker=True)
 
 

@@ -52,7 +52,9 @@ def functionals(audio_dir: Path, clips: list[Clip]) -> Float32[np.ndarray, "clip
             try:
                 samples = read_clip(path, *clip.part).samples
             except AudioError as error:
-                raise UserError(f"{path} is no usable clip: {error}; mend or remove it") from error
+                raise UserError(
+                    f"{path} is not a usable clip: {error}; mend or remove it"
+                ) from error
             vectors.append(smile.process_signal(samples, SAMPLE_RATE).to_numpy(np.float32))
             if not np.isfinite(vectors[-1]).all():
                 raise UserError(f"openSMILE has no functionals of {path}; remove what is too short")

@@ -77,7 +77,7 @@ def _arrays(file: BinaryIO) -> dict[str, np.ndarray]:
     try:
         archive = zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
-        raise ValueError("it is no archive of arrays, or was cut off") from error
+        raise ValueError("it is not an archive of arrays, or was cut off") from error
     with archive:
         entries = archive.infolist()
         if any(entry.compress_type for entry in entries):
@@ -97,7 +97,7 @@ def _require_short_directory(file: BinaryIO, length: int) -> None:
     tail = file.read().rjust(_END.size)
     mark, entries, size = _END.unpack_from(tail, len(tail) - _END.size)
     if mark != b"PK\5\6":
-        raise ValueError("it is no archive of arrays, or was cut off")
+        raise ValueError("it is not an archive of arrays, or was cut off")
     # Another record, of large archives alone, would say otherwise.
     large = tail.startswith(b"PK\6\7") and length < zipfile.ZIP64_LIMIT
     if large or entries > _MOST_ENTRIES or size > _MOST_ENTRIES << 8:

@@ -144,7 +144,7 @@ def with_flagfiles(
         except FileNotFoundError as error:
             raise UserError(f"the flagfile {path} does not exist; check its name") from error
         except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "it is no text in UTF-8"
+            why = getattr(error, "strerror", None) or "it is not text in UTF-8"
             raise UserError(f"cannot read the flagfile {path}: {why}; name a text") from error
         flags_of_file = [line for line in lines if line and not line.startswith(("#", "//"))]
         read += with_flagfiles(flags_of_file, path.parent, (*within, path))

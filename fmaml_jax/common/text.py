@@ -118,7 +118,7 @@ def read_table(path: Path, *needed: str) -> list[Row]:
         lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except csv.Error as error:
         raise UserError(
-            f"line {reader.line_num} of {path} is no line of a CSV file ({error}); mend it"
+            f"line {reader.line_num} of {path} is not a line of a CSV file ({error}); mend it"
         ) from error
     lines = [(number, row) for number, row in lines if any(row)]
     if not lines:
@@ -135,7 +135,7 @@ def _decode(path: Path) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no CSV file in UTF-8 ({error}); save it as one") from error
+        raise UserError(f"{path} is not a CSV file in UTF-8 ({error}); save it as one") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
         raise UserError(f"line {line} of {path} has a NUL byte; save the file as CSV in UTF-8")

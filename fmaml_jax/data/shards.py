@@ -73,7 +73,7 @@ def join(shards: Mapping[str, Dataset]) -> tuple[Dataset, list[Skipped]]:
     described: dict[str, Shard] = {}
     for path, dataset in shards.items():
         if dataset.shard is None:
-            raise UserError(f"{path} is no shard; name only files like NAME-00000-of-00012.npz")
+            raise UserError(f"{path} is not a shard; name only files like NAME-00000-of-00012.npz")
         described[path] = dataset.shard
     path, first = next(iter(described.items()))
     found: dict[int, str] = {}

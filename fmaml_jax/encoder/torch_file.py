@@ -54,14 +54,16 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str, /) -> Any:
         found = _ALLOWED.get(f"{module}.{name}")
         if found is None:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, which is no tensor of numbers")
+            raise pickle.UnpicklingError(
+                f"it holds {module}.{name}, which is not a tensor of numbers"
+            )
         return found
 
     def persistent_load(self, pid: Any) -> _Storage:
         match pid:
             case ("storage", "<f4" | "<i8" as kind, str(key), str(), int(size)):
                 return _Storage(kind, key, size)
-        raise pickle.UnpicklingError("it refers to something that is no storage")
+        raise pickle.UnpicklingError("it refers to something that is not storage")
 
 
 def read_tensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -101,7 +103,7 @@ def _array(archive: zipfile.ZipFile, folder: PurePosixPath, name: Any, tensor: A
         case str(), _Tensor(_Storage(kind, key, size), int(offset), tuple(shape), tuple(strides)):
             pass
         case _:
-            raise ValueError(f"{name!r} is no tensor")
+            raise ValueError(f"{name!r} is not a tensor")
     numbers = (offset, size, *shape, *strides)
     if len(shape) != len(strides) or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError(f"{name!r} has no valid shape")

@@ -227,7 +227,7 @@ def _read_text(path: Path, what: str) -> str:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is no {what} in UTF-8 or UTF-16; save it as one") from error
+        raise UserError(f"{path} is not {what} in UTF-8 or UTF-16; save it as one") from error
 
 
 # Praat's TextGrid.
@@ -242,7 +242,7 @@ def parse_textgrid(path: Path) -> Grid:
     Raises:
         UserError: it cannot be read.
     """
-    text = _read_text(path, "TextGrid")
+    text = _read_text(path, "a TextGrid")
     words = (
         word[1].replace('""', '"') if word[1] is not None else float(word[2])
         for word in _WORD.finditer(text)
@@ -271,7 +271,7 @@ def parse_textgrid(path: Path) -> Grid:
         return {**span, "tiers": [tier() for _ in range(int(take(float)))]}
     except (KeyError, OverflowError, ValueError) as error:
         raise UserError(
-            f"{path} is no TextGrid that can be read; save it as a text file in Praat"
+            f"{path} is not a TextGrid that can be read; save it as a text file in Praat"
         ) from error
 
 
@@ -342,9 +342,9 @@ def parse_eaf(path: Path) -> Element:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except ElementTree.ParseError as error:
-        raise UserError(f"{path} is no XML ({error}); save it in ELAN again") from error
+        raise UserError(f"{path} is not XML ({error}); save it in ELAN again") from error
     if root.tag != "ANNOTATION_DOCUMENT":
-        raise UserError(f"{path} is no annotation of ELAN; save it in ELAN again")
+        raise UserError(f"{path} is not an annotation of ELAN; save it in ELAN again")
     return root
 
 
@@ -506,18 +506,18 @@ _LABEL = re.compile(r"\s*(-?\d+[.,]?\d*)\t\s*(-?\d+[.,]?\d*)(?:\t(.*))?")
 
 def _is_audacity(path: Path) -> bool:
     try:
-        lines = _read_text(path, "label track").splitlines()
+        lines = _read_text(path, "a label track").splitlines()
     except UserError:
         return False
     return _LABEL.fullmatch(next(filter(str.strip, lines), "")) is not None
 
 
 def _audacity_intervals(path: Path) -> Iterator[Interval]:
-    for number, line in enumerate(_read_text(path, "label track").splitlines(), 1):
+    for number, line in enumerate(_read_text(path, "a label track").splitlines(), 1):
         if not line.strip() or line.startswith("\\"):
             continue
         if not (found := _LABEL.fullmatch(line)):
-            raise UserError(f"line {number} of {path} is no start, end and label; mend it")
+            raise UserError(f"line {number} of {path} is not a start, an end and a label; mend it")
         start, end = (float(found[side].replace(",", ".")) for side in (1, 2))
         label, _, speaker = (found[3] or "").partition(AT)
         yield Interval(start, end, label, speaker.strip())

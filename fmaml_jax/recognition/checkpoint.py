@@ -157,7 +157,7 @@ def _read_file(path: Path) -> _Stored:
         record = json.loads(str(arrays["start"]))
         version = record["format"]
     except (KeyError, ValueError, TypeError) as error:
-        raise UserError(f"--checkpoint={path} is no start; {_ADVICE}") from error
+        raise UserError(f"--checkpoint={path} is not a start; {_ADVICE}") from error
     if version != FORMAT:
         raise UserError(
             f"--checkpoint={path} has format {str(version)[:9]} and this code reads format "
@@ -173,7 +173,7 @@ def _read_file(path: Path) -> _Stored:
         head = arrays["head"]
         numbers = (*scale, head)
         if not all(array.dtype == np.float32 and np.isfinite(array).all() for array in numbers):
-            raise ValueError("its arrays are no finite numbers of 32 bits")
+            raise ValueError("its arrays are not finite numbers of 32 bits")
         inputs = len(scale.mean)
         if scale.matrix.shape not in ((inputs,), (inputs, inputs)) or len(scale.axes) != inputs:
             raise ValueError("its arrays do not fit together")
@@ -195,7 +195,7 @@ def _read_run(folder: Path) -> _Stored:
         feature_config = dict(record["feature_config"])
         config = _restore_config(folder, record)
     except FileNotFoundError as error:
-        raise UserError(f"--checkpoint={folder} is no run folder; {_ADVICE}") from error
+        raise UserError(f"--checkpoint={folder} is not a run folder; {_ADVICE}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}/config.json is damaged or unreadable; {_ADVICE}") from error
     params, scale = _restore(folder)

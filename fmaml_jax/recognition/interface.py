@@ -238,7 +238,7 @@ def predict_folder(
     _require_choice("speakers", speakers, get_args(Speakers))
     require_kind("turns", turns, Mapping | None, "those of each path, as read_turns returns them")
     if is_one_sound(sources) or not isinstance(sources, Iterable):
-        raise UserError("sources is no list of sounds; give one, such as ['a.wav', 'b.wav']")
+        raise UserError("sources is not a list of sounds; give one, such as ['a.wav', 'b.wav']")
     said = {os.fspath(path): spoken for path, spoken in (turns or {}).items()}
     heard = [
         hear(
@@ -403,7 +403,7 @@ def _require_choice(name: str, value: object, choices: Sequence[str]) -> None:
 def _require_probability(abstain: float) -> None:
     require_kind("abstain", abstain, Real, "a number from 0 to 1")
     if not 0 <= abstain <= 1:  # false for NaN
-        raise UserError(f"abstain={abstain} is no probability; give a number from 0 to 1")
+        raise UserError(f"abstain={abstain} is not a probability; give a number from 0 to 1")
 
 
 def _each_channel(

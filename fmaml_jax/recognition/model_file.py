@@ -158,10 +158,10 @@ def require_writable(path: str | os.PathLike) -> None:
     """Refuses before any work a file that could not be written.
 
     Raises:
-        UserError: the folder is missing or read-only, or the file is there and is no model.
+        UserError: the folder is missing or read-only, or the file is there and is not a model.
     """
     if os.path.isdir(path) or (os.path.isfile(path) and not _is_model(path)):
-        raise UserError(f"--out={path} is there and is no model; choose another name")
+        raise UserError(f"--out={path} is there and is not a model; choose another name")
     folder = Path(os.path.realpath(path)).parent
     if not is_special(path) and not os.access(folder, os.W_OK):
         state = "cannot be written" if folder.exists() else "does not exist"
@@ -184,7 +184,7 @@ def load(path: str | os.PathLike, encoder: str = DEFAULT) -> Recogniser:
     if os.path.isfile(path) and os.path.getsize(path) > MOST_BYTES:
         raise UserError(f"{path} is larger than any model; {MAKE}")
     arrays, intact = archive.read(path, MAKE)
-    foreign = UserError(f"{path} is no model of fmaml_jax; {MAKE}")
+    foreign = UserError(f"{path} is not a model of fmaml_jax; {MAKE}")
     text = arrays.get("model")
     if text is None or text.dtype.kind != "U" or text.ndim or text.nbytes > 4 * _MOST_LETTERS:
         raise foreign

@@ -127,8 +127,8 @@ def _rttm_turns(path: Path) -> dict[str, list[Turn]]:
             turn = Turn(float(start), float(start) + float(seconds), clean_name(speaker))
         except ValueError as error:
             raise UserError(
-                f"line {number} of {path} is no SPEAKER line of RTTM with a start, a length and a "
-                "speaker; mend it"
+                f"line {number} of {path} is not a SPEAKER line of RTTM with a start, a length and "
+                "a speaker; mend it"
             ) from error
         if not 0 <= turn.start < turn.end < math.inf:
             raise UserError(
@@ -167,8 +167,8 @@ def require_turns(turns: Iterable[Turn]) -> list[Turn]:
         require_kind("a turn", turn, Turn, "Turn(start, end, speaker)")
         if not 0 <= turn.start < turn.end:  # false for NaN
             raise UserError(
-                f"a turn of {turn.speaker} from {turn.start} to {turn.end} s is no length of time; "
-                "give its start and its end in seconds"
+                f"a turn of {turn.speaker} from {turn.start} to {turn.end} s is not a length of "
+                "time; give its start and its end in seconds"
             )
     return _in_order(ordered, "turns")
 

@@ -255,8 +255,8 @@ def load(paths: Sequence[str]) -> tuple[list[Run], list[Remark]]:
     for path in paths:
         if not (os.path.isdir(path) or (_is_grid(path) and os.path.isfile(path))):
             raise UserError(
-                f"{path} is no folder and no {grid_file.SUFFIX} file of runs; name run folders, "
-                "files that --save made, or folders that hold them"
+                f"{path} is neither a folder nor a {grid_file.SUFFIX} file of runs; name run "
+                "folders, files that --save made, or folders that hold them"
             )
     runs, remarks = [], []
     for path in find(paths):
@@ -393,7 +393,7 @@ def _contradictions(run: Run, seeds: Sequence[int]) -> str:
         for name in FIGURES:
             before = figures["before_adaptation"][name]
             if not (math.isfinite(before["mean"]) and math.isfinite(before["ci95"])):
-                return f"{mode} {name} before adaptation is no number"
+                return f"{mode} {name} before adaptation is not a number"
     if curve := run.results["curve"]:
         for part in ("", "val_"):
             if len(curve.get(f"{part}step", ())) != len(curve.get(f"{part}loss", ())):

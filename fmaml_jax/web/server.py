@@ -270,7 +270,7 @@ class _Parts(route_utils.GradioMultiPartParser):
         """Refuses a part without a file name, which would be held in memory."""
         super().on_headers_finished()
         if self._current_part.file is None:
-            raise MultiPartException("A part of it is no file.")
+            raise MultiPartException("A part of it is not a file.")
 
     async def parse(self) -> Any:
         """Forgets in a while how far it was, which the page may ask for."""

@@ -435,14 +435,14 @@ def learn(
         by_speaker: whether the recogniser is for clips by speaker.
 
     Raises:
-        UserError: see `enrol`; or it is by speaker, and of no clip it is said who speaks.
+        UserError: see `enrol`; or it is by speaker, and no clip has the name of its speaker.
     """
     with session.lock:
         clips, meanings = list(session.clips), dict(session.same_as)
     if by_speaker and clips and not any(clip.speaker for clip in clips):
         raise UserError(
-            "of no clip it is said who speaks; take the clips out and give them again with a name, "
-            "or leave voices out"
+            "no speakers are named; take the clips out and give them again with names, or leave "
+            "voices out"
         )
     labels = {name_key(clip.label) for clip in clips}
     recogniser = enrol(
