@@ -111,7 +111,7 @@ def enrol(
     require_kind("same_as", same_as, Mapping | None, "labels and what they mean")
     require_kind("without", without, tuple | list | set | frozenset, "a list of classes")
     require_kind("tier", tier, str, "its name")
-    require_kind("report", report, Callable, "a function")
+    _require_function("report", report)
     _require_choice("speakers", speakers, ("", "known", "found", "folder"))
     start = checkpoint if isinstance(checkpoint, Start) else load_start(checkpoint)
     if isinstance(support, str | os.PathLike | Mapping):
@@ -296,8 +296,8 @@ def hear(
     """
     require_kind("recogniser", recogniser, Recogniser, "what enrol or load returns")
     _require_choice("channels", channels, ("mixed", "split"))
-    require_kind("report", report, Callable, "a function")
-    require_kind("look", look, Callable, "a function")
+    _require_function("report", report)
+    _require_function("look", look)
     turns = require_turns(turns)
     if channels == "split" and turns:
         raise UserError("split channels are speakers already; leave out either them or the turns")
@@ -398,6 +398,11 @@ def _labelled(heard: Heard, found: Sequence[Sequence[np.ndarray]], abstain: floa
 def _require_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         raise UserError(f"{name}={value!r} is none of {', '.join(map(repr, choices))}; choose one")
+
+
+def _require_function(name: str, value: object) -> None:
+    if not callable(value):
+        raise UserError(f"{name} is of the type {type(value).__name__}; give a function")
 
 
 def _require_probability(abstain: float) -> None:
