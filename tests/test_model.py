@@ -149,6 +149,27 @@ def test_reference_convolution_gives_the_same_network(small, network):
     )
 
 
+def test_clip_by_clip_gives_the_same_predictions_as_all_at_once(small, network):
+    """Who asks for a gradient gets the value of the form that has one."""
+    if network not in BLOCKS:
+        return
+    model, params, support, query = small
+
+    def both(function, *given):
+        at_once, _ = jax.vjp(lambda p: function(p, *given), params)
+        return function(params, *given), at_once
+
+    @jax.jit
+    def found(query):
+        own = both(model.statistics, support)
+        return own, both(model.apply, query, None), both(model.apply, query, own[0])
+
+    assert "platform_index" in str(jax.make_jaxpr(found)(query))  # there are two forms
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    for by_clip, at_once in found(query):
+        jax.tree.map(close, by_clip, at_once)
+
+
 @pytest.mark.slow
 def test_lstm_reads_the_second_block_s_map_over_time():
     """Against two blocks of the library's convolution and an LSTM, both in NumPy."""
