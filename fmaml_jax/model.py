@@ -31,7 +31,7 @@ another, so that its transductive figures are no use.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -42,7 +42,7 @@ from jax import Array, lax
 from jaxtyping import Float, Float32, PyTree
 
 from fmaml_jax.config import Config
-from fmaml_jax.convolution import patches_conv
+from fmaml_jax.convolution import one_by_one_conv, patches_conv
 from fmaml_jax.maml import AnyArray, Params
 from fmaml_jax.normalisation import batch_norm, moments, normalised, pooled, widened
 
@@ -122,9 +122,9 @@ class _BatchNorm(nn.Module):
         return lambda maps: normalised(maps, *given, scale, bias)
 
 
-def _block(normalise: OfMaps, convolve: OfMaps) -> OfMaps:
-    """The last block's normalisation, where its maps are read, then this one's convolution."""
-    return lambda maps: nn.relu(convolve(normalise(maps)))
+def _chain(*functions: OfMaps) -> OfMaps:
+    """One function after the other."""
+    return lambda maps: reduce(lambda maps, function: function(maps), functions, maps)
 
 
 def _at_once(block: OfMaps, maps: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -161,10 +161,18 @@ class _Network(nn.Module):
         over = _by_clip if self.by_clip else _at_once
         normalise: OfMaps = jax.nn.identity
         for block in range(BLOCKS[self.kind]):
-            convolve = _Convolution(self.filters, self.convolution)(maps.shape[-1])
-            maps, own = over(_block(normalise, convolve), maps)
+            channels = self.filters if block else 1
+            convolve = _Convolution(self.filters, self.convolution)(channels)
+            # The last block is normalised where its maps are read.
+            convolved = _chain(normalise, convolve, nn.relu)
+            outputs, own = over(convolved, maps)
             norm = _BatchNorm(self.by_clip, name=f"{NORMALISATION}{block}")
             normalise = norm(own, stored_statistics)
+            if self.by_clip and block == 0:
+                # To convolve one channel again is quicker than to store 64 and read them.
+                normalise = _chain(convolved, normalise)
+            else:
+                maps = outputs
         maps = widened(normalise(maps))
         if self.kind == "cnn_lstm":
             moments = maps.reshape(*maps.shape[:2], -1)
@@ -329,7 +337,7 @@ def make_model(
         if network not in BLOCKS:
             return partial(function, module, *settings)
         # Measured in experiments/benchmarks; an accelerator is not to wait for clip after clip.
-        forms = module, module.clone(by_clip=True)
+        forms = module, module.clone(by_clip=True, convolution=one_by_one_conv)
         return _unless_differentiated(*(partial(function, form, *settings) for form in forms))
 
     return Model(jax.jit(init), public(outputs, True), public(statistics), public(outputs, False))
