@@ -31,20 +31,20 @@ another, so that its transductive figures are no use.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float, Float32, PyTree
 
 from fmaml_jax.config import Config
-from fmaml_jax.convolution import patches_conv
+from fmaml_jax.convolution import one_by_one_conv, patches_conv
 from fmaml_jax.maml import AnyArray, Params
-from fmaml_jax.normalisation import batch_norm, moments, normalised, widened
+from fmaml_jax.normalisation import batch_norm, moments, normalised, pooled, widened
 
 INPUT_FRAMES = 40
 BLOCKS = {"cnn": 4, "cnn_lstm": 2}
@@ -64,6 +64,8 @@ NORMALISATION = "BatchNorm_"
 """How the names of normalisation layers, of a scale and a bias each, begin."""
 
 Statistics = PyTree[Float[Array, "..."]]
+OfMaps = Callable[[Array], Array]
+"""A function of maps, [clips, rows, columns, channels]."""
 
 
 def input_frames(network: str) -> int:
@@ -83,29 +85,63 @@ def pool_time(
 
 
 class _Convolution(nn.Module):
+    """What convolves maps of so many channels."""
+
     filters: int
     function: Callable[[Array, Array], Array]
 
     @nn.compact
-    def __call__(self, maps: Array) -> Array:
-        shape = (3, 3, maps.shape[-1], self.filters)
+    def __call__(self, channels: int) -> OfMaps:
+        shape = (3, 3, channels, self.filters)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.filters,))
-        return self.function(maps, kernel.astype(maps.dtype)) + bias.astype(maps.dtype)
+
+        def convolve(maps: Array) -> Array:
+            return self.function(maps, kernel.astype(maps.dtype)) + bias.astype(maps.dtype)
+
+        return convolve
 
 
 class _BatchNorm(nn.Module):
+    """What normalises maps by their own moments, which are given, or by stored ones."""
+
+    by_clip: bool
+
     @nn.compact
-    def __call__(self, maps: Array, stored_statistics: bool) -> Array:
-        channels = maps.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+    def __call__(self, own: tuple[Array, Array], stored_statistics: bool) -> OfMaps:
+        channels = own[0].shape
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
         mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         variance = self.variable("batch_stats", "var", jnp.ones, channels)
-        if stored_statistics:
-            return normalised(maps, mean.value, variance.value, scale, bias)
-        mean.value, variance.value = moments(maps)
-        return batch_norm(maps, scale, bias)
+        if not stored_statistics:
+            mean.value, variance.value = own
+            if not self.by_clip:
+                return lambda maps: batch_norm(maps, scale, bias)
+        given = mean.value, variance.value
+        return lambda maps: normalised(maps, *given, scale, bias)
+
+
+def _chain(*functions: OfMaps) -> OfMaps:
+    """One function after the other."""
+    return lambda maps: reduce(lambda maps, function: function(maps), functions, maps)
+
+
+def _at_once(block: OfMaps, maps: Array) -> tuple[Array, tuple[Array, Array]]:
+    """The maps of all clips, and their moments."""
+    maps = block(maps)
+    return maps, moments(maps)
+
+
+def _by_clip(block: OfMaps, maps: Array) -> tuple[Array, tuple[Array, Array]]:
+    """As `_at_once`, one clip after the other: all but the maps stays in a CPU's cache."""
+
+    def of_clip(clip: Array) -> tuple[Array, tuple[Array, Array]]:
+        maps, found = _at_once(block, clip[None])
+        return maps[0], found
+
+    maps, found = lax.map(of_clip, maps)
+    return maps, pooled(*found)
 
 
 class _Network(nn.Module):
@@ -115,16 +151,29 @@ class _Network(nn.Module):
     units: int
     convolution: Callable[[Array, Array], Array]
     low: bool
+    by_clip: bool = False
 
     @nn.compact
     def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
         maps = clips[..., None]
         if self.low:
             maps = maps.astype(jnp.bfloat16)
+        over = _by_clip if self.by_clip else _at_once
+        normalise: OfMaps = jax.nn.identity
         for block in range(BLOCKS[self.kind]):
-            maps = nn.relu(_Convolution(self.filters, self.convolution)(maps))
-            maps = _BatchNorm(name=f"{NORMALISATION}{block}")(maps, stored_statistics)
-        maps = widened(maps)
+            channels = self.filters if block else 1
+            convolve = _Convolution(self.filters, self.convolution)(channels)
+            # The last block is normalised where its maps are read.
+            convolved = _chain(normalise, convolve, nn.relu)
+            outputs, own = over(convolved, maps)
+            norm = _BatchNorm(self.by_clip, name=f"{NORMALISATION}{block}")
+            normalise = norm(own, stored_statistics)
+            if self.by_clip and block == 0:
+                # To convolve one channel again is quicker than to store 64 and read them.
+                normalise = _chain(convolved, normalise)
+            else:
+                maps = outputs
+        maps = widened(normalise(maps))
         if self.kind == "cnn_lstm":
             moments = maps.reshape(*maps.shape[:2], -1)
             # Like the data, so that the scan over time passes in a `shard_map`.
@@ -262,8 +311,12 @@ def make_model(
         clips = jnp.zeros((1, input_frames(network), coefficients))
         return module.init(key, clips, stored_statistics=False)["params"]
 
-    def apply(
-        params: Params, clips: Array, statistics: Statistics | None = None, head: bool = True
+    def outputs(
+        module: nn.Module,
+        head: bool,
+        params: Params,
+        clips: Array,
+        statistics: Statistics | None = None,
     ) -> Array:
         if statistics is None:
             outputs, _ = module.apply(
@@ -274,13 +327,31 @@ def make_model(
         # Flax declares what it returns with `mutable` for both cases.
         return module.apply(given, clips, True, head)  # pyright: ignore[reportReturnType]
 
-    def statistics(params: Params, clips: Array) -> Statistics:
+    def statistics(module: nn.Module, params: Params, clips: Array) -> Statistics:
         _, variables = module.apply(
             {"params": params}, clips, False, False, mutable=["batch_stats"]
         )
         return variables["batch_stats"]
 
-    return Model(jax.jit(init), apply, statistics, partial(apply, head=False))
+    def public(function: Callable, *settings: bool) -> Callable:
+        if network not in BLOCKS:
+            return partial(function, module, *settings)
+        # Measured in experiments/benchmarks; an accelerator is not to wait for clip after clip.
+        forms = module, module.clone(by_clip=True, convolution=one_by_one_conv)
+        return _unless_differentiated(*(partial(function, form, *settings) for form in forms))
+
+    return Model(jax.jit(init), public(outputs, True), public(statistics), public(outputs, False))
+
+
+def _unless_differentiated(function: Callable, on_cpu: Callable) -> Callable:
+    """The function; a CPU has the same values from another, of which nobody asks the gradient."""
+
+    @jax.custom_vjp
+    def either(*args: PyTree) -> PyTree:
+        return lax.platform_dependent(*args, cpu=on_cpu, default=function)
+
+    either.defvjp(partial(jax.vjp, function), lambda pullback, cotangent: pullback(cotangent))
+    return either
 
 
 def model_of(config: Config, coefficients: int) -> Model:

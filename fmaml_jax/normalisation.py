@@ -28,6 +28,13 @@ def moments(maps: Maps) -> tuple[Channels, Channels]:
     return mean, jnp.maximum((maps**2).mean(PIXELS) - mean**2, 0)
 
 
+def pooled(
+    means: Float[Array, "sets channels"], variances: Float[Array, "sets channels"]
+) -> tuple[Channels, Channels]:
+    """The moments of sets of one size together: variance within them, and between their means."""
+    return means.mean(0), variances.mean(0) + means.var(0)
+
+
 def normalised(
     maps: Maps, mean: Channels, variance: Channels, scale: Channels, bias: Channels
 ) -> Maps:

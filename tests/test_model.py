@@ -149,6 +149,32 @@ def test_reference_convolution_gives_the_same_network(small, network):
     )
 
 
+def test_a_cpu_predicts_clip_by_clip_and_comes_to_the_same(small, network):
+    """A gradient, and every accelerator, is of the form without a loop."""
+    if network not in BLOCKS:
+        return
+    model, params, support, query = small
+
+    def both(function, *given):
+        at_once, _ = jax.vjp(lambda p: function(p, *given), params)
+        return function(params, *given), at_once
+
+    @jax.jit
+    def found(query):
+        own = both(model.statistics, support)
+        return own, both(model.apply, query, None), both(model.apply, query, own[0])
+
+    traced = jax.jit(model.apply).trace(params, query, None)
+    loops = {
+        platform: traced.lower(lowering_platforms=(platform,)).as_text().count("stablehlo.while")
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert loops["cpu"] - BLOCKS[network] == loops["cuda"] == loops["tpu"]
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    for by_clip, at_once in found(query):
+        jax.tree.map(close, by_clip, at_once)
+
+
 @pytest.mark.slow
 def test_lstm_reads_the_second_block_s_map_over_time():
     """Against two blocks of the library's convolution and an LSTM, both in NumPy."""

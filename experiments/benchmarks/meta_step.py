@@ -386,10 +386,16 @@ def main() -> None:
     workload = Workload(args.tasks, args.steps)
     lines = []
 
+    if out:
+        out.write_text("")
+
     def emit(found: Iterator[dict]) -> None:
         for line in found:
             lines.append(line)
             print(json.dumps(line), flush=True)
+            if out:
+                with out.open("a") as file:
+                    print(json.dumps(line), file=file)
 
     emit(iter([machine()]))
     if "meta-step" in args.measures:
@@ -412,7 +418,6 @@ def main() -> None:
     if "cell" in args.measures and args.cell:
         emit(cell(args.cell))
     if out:
-        out.write_text("".join(json.dumps(line) + "\n" for line in lines))
         if "meta-step" in args.measures:
             draw(lines, out.with_suffix(".png"))
         if "tasks" in args.measures:
