@@ -637,6 +637,8 @@ def test_committed_results_are_whole():
     results = ROOT / "experiments" / "results"
     runs, remarks = load([str(results)])
     assert (len(runs), remarks) == (507, [])
+    comparable, _ = collect([str(results)])  # as experiments/README.md says
+    assert 200 < len(comparable) < len(runs)
     table = table_of(collect([str(results / "best.jsonl")])[0], "emotion_accuracy_inductive_5shot")
     figures = [entry.text.split(" (")[0] for entry in table.rows[0][1:]]
     # The README's.
