@@ -5,17 +5,10 @@ import shutil
 import numpy as np
 import pytest
 import scipy.signal
-from scipy.ndimage import median_filter
 
 from data_prep.corpora import list_clips
 from fmaml_jax.audio.decoding import SAMPLE_RATE, read_clip
-from fmaml_jax.audio.descriptors import (
-    DescriptorConfig,
-    _median_of_five,
-    _melody,
-    describe,
-    measure,
-)
+from fmaml_jax.audio.descriptors import DescriptorConfig, _melody, describe, measure
 from fmaml_jax.audio.features import extract, restore_config
 from fmaml_jax.data.dataset import load
 from tests.test_prepare import SHARED, command, needs_shared, noise
@@ -56,12 +49,6 @@ def of(samples, config=CONFIG):
 def test_pitch_of_a_harmonic_tone(hertz):
     pitch = 2 ** measure(voice(hertz), CONFIG).pitch[2:-2]
     np.testing.assert_allclose(pitch, hertz, rtol=0.01)
-
-
-@pytest.mark.parametrize("frames", [1, 2, 4, 5, 30])
-def test_the_pitch_is_smoothed_as_scipy_does_it(frames):
-    track = np.random.default_rng(frames).normal(size=frames)
-    np.testing.assert_array_equal(_median_of_five(track), median_filter(track, 5))
 
 
 @pytest.mark.parametrize("hertz", [150, 200, 231, 310, 420, 550])

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Bool, Float, Float32
 from python_speech_features.base import get_filterbanks
+from scipy.ndimage import median_filter
 
 from fmaml_jax.audio.decoding import SAMPLE_RATE
 
@@ -260,7 +261,7 @@ def _statistics(tracks: Tracks, config: DescriptorConfig) -> list[Float[np.ndarr
         *map(np.atleast_1d, _moments(relative_energy)),
         _movement(relative_energy, limit=np.inf),
         # Pitch.
-        _melody(_median_of_five(pitch)[voiced]),
+        _melody(median_filter(pitch, 5)[voiced]),
         # Voice quality.
         *_moments(spectral[voiced]),
         np.diff(spectral, axis=0).std(axis=0) if len(spectral) > 1 else np.zeros(spectral.shape[1]),
@@ -274,15 +275,6 @@ def _statistics(tracks: Tracks, config: DescriptorConfig) -> list[Float[np.ndarr
 def _moments(track: Float[np.ndarray, "frames ..."]) -> Float[np.ndarray, "moments ..."]:
     percentiles = np.percentile(track, PERCENTILES, axis=0)
     return np.stack([track.mean(axis=0), track.std(axis=0), *percentiles])
-
-
-def _median_of_five(track: Float[np.ndarray, " frames"]) -> Float[np.ndarray, " frames"]:
-    """Of each frame and its four neighbours; the ends are mirrored.
-
-    As `scipy.ndimage.median_filter`, which takes a tenth of a second to import.
-    """
-    mirrored = np.pad(track, 2, "symmetric")
-    return np.median(np.lib.stride_tricks.sliding_window_view(mirrored, 5), axis=1)
 
 
 def _movement(
