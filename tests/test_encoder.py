@@ -356,7 +356,7 @@ def test_tensors_are_read_as_they_were_written(tmp_path):
         (dictionary(a=b"cbuiltins\neval\n(" + pickled("1") + b"tR"), "builtins.eval"),
         (dictionary(a=b"ctorch._utils\n_rebuild_parameter\n)R"), "_rebuild_parameter"),
         (dictionary(a=pickled("text")), "'a' is not a tensor"),
-        (dictionary(a=pickled("text") + b"Q"), "no storage"),
+        (dictionary(a=pickled("text") + b"Q"), "not storage"),
         (dictionary(a=tensor("0", 6, kind=b"ctorch\nHalfStorage\n")), "torch.HalfStorage"),
         (dictionary(a=tensor("0", 6) + pickled({"x": 1}) + b"b"), "attribute"),
         (pickled([1, 2]) + b".", "no dictionary"),
