@@ -296,7 +296,8 @@ def make_model(
         filters: filters of each convolution; 64 in the paper.
         units: units of the LSTM of "cnn_lstm".
         frequencies: random frequencies of "fourier".
-        convolution: `patches_conv` or `reference_conv`.
+        convolution: `patches_conv` or `reference_conv`; a CPU that is asked for no gradient has
+            `one_by_one_conv` instead.
         precision: with "bf16" the convolutions' maps and patches are stored so; parameters,
             statistics and the layers after them stay in float32.
     """
