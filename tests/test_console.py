@@ -23,9 +23,12 @@ def main():
 
     signals = [int(sys.argv[1])]
 
+    def send():
+        os.kill(os.getpid(), signals.pop())
+
     def collected(phase, info):
         if signals:
-            os.kill(os.getpid(), signals.pop())
+            send()
 
     gc.callbacks.append(collected)
     gc.collect()

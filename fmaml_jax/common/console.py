@@ -12,6 +12,7 @@ import signal
 import sys
 import textwrap
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, MappingProxyType
@@ -99,11 +100,12 @@ def unwind_on_termination() -> None:
 def _unwind(number: int, frame: FrameType | None) -> None:
     """Raises what ends the command; a moment later where Python would print and ignore it.
 
-    That is in what is called after a garbage collection, of which JAX has a function: a signal
-    during a collection is answered in it.
+    That is in what is called after a garbage collection, of which JAX has a function, and in what
+    that calls, this one too: a signal during a collection is answered there.
     """
     ignoring = [getattr(callback, "__code__", None) for callback in gc.callbacks]
-    if frame and frame.f_code in ignoring:
+    stack = traceback.walk_stack(frame) if frame else ()
+    if any(each.f_code in ignoring for each, _ in stack):
         threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
     elif number == signal.SIGINT:
         raise KeyboardInterrupt
