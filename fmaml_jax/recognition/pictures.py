@@ -145,7 +145,7 @@ def draw_timeline(prediction: Prediction) -> Figure:
 
 def outline(
     prediction: Prediction, points: int
-) -> tuple[Int[np.ndarray, " parts+1"], Float32[np.ndarray, " parts"]]:
+) -> tuple[Int[np.ndarray, " edges"], Float32[np.ndarray, " parts"]]:
     """The waveform in so many parts or, where it is short, fewer.
 
     Returns:
