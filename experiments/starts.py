@@ -9,6 +9,7 @@ from absl import flags
 
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.recognition.checkpoint import load_start, save_start
 
 
@@ -26,7 +27,7 @@ def main() -> None:
 def define_flags() -> None:
     """The run, and the file."""
     flags.DEFINE_string("checkpoint", "", "Folder of a finished run with --target=none.")
-    flags.DEFINE_string("encoder", "data/encoder/campplus.npz", "Weights that the run heard with.")
+    flags.DEFINE_string("encoder", DEFAULT, "Weights that the run heard with.")
     flags.DEFINE_string("out", "", "The .npz file to write.")
 
 

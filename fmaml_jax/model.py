@@ -47,11 +47,13 @@ from fmaml_jax.maml import AnyArray, Params
 from fmaml_jax.normalisation import batch_norm, moments, normalised, pooled, widened
 
 INPUT_FRAMES = 40
+"""Frames of a clip that is read over time."""
 BLOCKS = {"cnn": 4, "cnn_lstm": 2}
 """Convolutional blocks of each network that reads a clip over time."""
 GAMMA = 0.7
-BIAS = 0.3
 """Kernel of `fourier`: exp(-GAMMA * mean squared difference of two vectors' coefficients)."""
+BIAS = 0.3
+"""The constant that the output layer of `fourier` and `linear` reads beside the vector."""
 
 PRIOR_CLIPS = 20
 """Clips that the sources' deviation counts as beside the support's own, in `linear`."""
@@ -74,7 +76,7 @@ def input_frames(network: str) -> int:
 
 
 def pool_time(
-    features: Float32[np.ndarray, "clips frames coeffs"], frames: int = INPUT_FRAMES
+    features: Float32[np.ndarray, "clips frames coeffs"], frames: int
 ) -> Float32[np.ndarray, "clips {frames} coeffs"]:
     """Averages the frames of each clip into `frames` bins of equal width (fractions weighted)."""
     edges = np.linspace(0, features.shape[1], frames + 1)
@@ -150,13 +152,13 @@ class _Network(nn.Module):
     filters: int
     units: int
     convolution: Callable[[Array, Array], Array]
-    low: bool
+    bf16: bool
     by_clip: bool = False
 
     @nn.compact
     def __call__(self, clips: Array, stored_statistics: bool, head: bool = True) -> Array:
         maps = clips[..., None]
-        if self.low:
+        if self.bf16:
             maps = maps.astype(jnp.bfloat16)
         over = _by_clip if self.by_clip else _at_once
         normalise: OfMaps = jax.nn.identity
@@ -175,11 +177,11 @@ class _Network(nn.Module):
                 maps = outputs
         maps = widened(normalise(maps))
         if self.kind == "cnn_lstm":
-            moments = maps.reshape(*maps.shape[:2], -1)
+            over_time = maps.reshape(*maps.shape[:2], -1)
             # Like the data, so that the scan over time passes in a `shard_map`.
             zeros = jnp.zeros_like(maps[:, 0, 0])
             lstm = nn.RNN(nn.OptimizedLSTMCell(self.units))
-            outputs = lstm(moments, initial_carry=(zeros, zeros))
+            outputs = lstm(over_time, initial_carry=(zeros, zeros))
             assert isinstance(outputs, Array)  # and no carry
             features = outputs[:, -1]
         else:
@@ -320,28 +322,38 @@ def make_model(
         statistics: Statistics | None = None,
     ) -> Array:
         if statistics is None:
+            own = {"params": params}
             outputs, _ = module.apply(
-                {"params": params}, clips, False, head, mutable=["batch_stats"]
+                own, clips, stored_statistics=False, head=head, mutable=["batch_stats"]
             )
             return outputs
         given = {"params": params, "batch_stats": statistics}
         # Flax declares what it returns with `mutable` for both cases.
-        return module.apply(given, clips, True, head)  # pyright: ignore[reportReturnType]
+        return module.apply(  # pyright: ignore[reportReturnType]
+            given, clips, stored_statistics=True, head=head
+        )
 
     def statistics(module: nn.Module, params: Params, clips: Array) -> Statistics:
+        own = {"params": params}
         _, variables = module.apply(
-            {"params": params}, clips, False, False, mutable=["batch_stats"]
+            own, clips, stored_statistics=False, head=False, mutable=["batch_stats"]
         )
         return variables["batch_stats"]
 
-    def public(function: Callable, *settings: bool) -> Callable:
+    def by_backend(function: Callable, *settings: bool) -> Callable:
+        """The function with such settings; a CPU reads clips over time one after the other."""
         if network not in BLOCKS:
             return partial(function, module, *settings)
         # Measured in experiments/benchmarks; an accelerator is not to wait for clip after clip.
         forms = module, module.clone(by_clip=True, convolution=one_by_one_conv)
         return _unless_differentiated(*(partial(function, form, *settings) for form in forms))
 
-    return Model(jax.jit(init), public(outputs, True), public(statistics), public(outputs, False))
+    return Model(
+        jax.jit(init),
+        apply=by_backend(outputs, True),
+        statistics=by_backend(statistics),
+        features=by_backend(outputs, False),
+    )
 
 
 def _unless_differentiated(function: Callable, on_cpu: Callable) -> Callable:

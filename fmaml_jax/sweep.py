@@ -296,8 +296,8 @@ def main() -> int:
     at_once = values.jobs if values.cluster == "local" else None
     failed = sweep(grid, executor, logs, at_once)
     print(f"{len(grid) - len(failed)} of {len(grid)} runs are finished, in {values.out}/")
-    for name, reason in failed.items():
-        print(f"{name} failed: {reason} ({logs / name}.log)", file=sys.stderr)
+    for name, why in failed.items():
+        print(f"{name} failed: {why} ({logs / name}.log)", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -21,21 +21,23 @@ from fmaml_jax.data.dataset import Dataset, save
 from fmaml_jax.report.figures import MODE, draw
 from fmaml_jax.report.output import report, save_runs
 from fmaml_jax.report.runs import Row, collect, load
-from fmaml_jax.report.tables import (
-    PAPER_EMOTIONS,
-    PAPER_SAMPLES,
+from fmaml_jax.report.statistics import (
     answers_by_confidence,
     best_rows,
     calibration_error,
     compare,
     gap_between_sexes,
     holm,
+    summarise,
+)
+from fmaml_jax.report.tables import (
+    PAPER_EMOTIONS,
+    PAPER_SAMPLES,
     latex,
     markdown,
     numbered,
     read_corpora,
     result_tables,
-    summarise,
     to_csv,
 )
 from fmaml_jax.training import plots

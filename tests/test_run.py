@@ -23,12 +23,13 @@ from fmaml_jax.config_flags import flags_from_config
 from fmaml_jax.data.split import load_clips
 from fmaml_jax.learners import METHODS, Network, without_unread
 from fmaml_jax.model import HEAD, Model
-from fmaml_jax.training import devices, held_out
+from fmaml_jax.training import checkpoints, devices, held_out
 from fmaml_jax.training import evaluate as evaluate_module
 from fmaml_jax.training import experiment as run_module
 from fmaml_jax.training import run_folder as run_folder_module
 from fmaml_jax.training import train as train_module
 from fmaml_jax.training.experiment import run
+from fmaml_jax.training.metrics_log import learning_curve
 from fmaml_jax.training.run_folder import run_folder, write_json
 from fmaml_jax.training.train import InterruptedRunError, NonFiniteLossError
 from tests.corpus import EMOTIONS, save_corpora
@@ -274,7 +275,7 @@ def test_the_run_goes_on_from_the_checkpoint_before_a_damaged_one(
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax's threads
 def test_a_disk_that_fills_loses_nothing(config, uninterrupted, tmp_path, monkeypatch):
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    whole = train_module.save
+    whole = checkpoints.save
 
     def fill(manager, step, content):
         if step == 16:  # from now on files of over 2 kB do not fit
@@ -282,7 +283,7 @@ def test_a_disk_that_fills_loses_nothing(config, uninterrupted, tmp_path, monkey
         whole(manager, step, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "save", fill)
+        patch.setattr(checkpoints, "save", fill)
         try:
             with pytest.raises(OSError, match="File too large"):
                 run(config)
@@ -636,11 +637,11 @@ def test_setting_that_is_newer_than_the_run_folder_had_its_default(config, capsy
 
 
 def test_learning_curve_is_of_window_means(tmp_path):
-    assert train_module.learning_curve(tmp_path) is None
+    assert learning_curve(tmp_path) is None
     lines = [{"step": i + 1, "loss": float(i), "accuracy": i / 100} for i in range(100)]
     lines.insert(50, {"step": 50, "val_loss": 2.0, "val_accuracy": 0.5})
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    curve = train_module.learning_curve(tmp_path)
+    curve = learning_curve(tmp_path)
     assert curve["step"] == [2 * i + 1.5 for i in range(50)]
     assert curve["loss"] == [2 * i + 0.5 for i in range(50)]
     assert curve["val_step"] == [50]

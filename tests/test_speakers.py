@@ -21,8 +21,8 @@ from fmaml_jax.recognition.overview import overview
 from fmaml_jax.recognition.recordings import find_recordings, predict_each, write_all
 from fmaml_jax.recognition.speakers import LONGEST, Turn, read_turns, shares, speech_of
 from fmaml_jax.recognition.support import read_clip_as
-from fmaml_jax.recognition.timeline import UNSURE, Prediction, Segment, predict_file
-from tests.test_timeline import CLASSES, cut, levels
+from fmaml_jax.recognition.timeline import UNSURE, Prediction, Segment
+from tests.test_timeline import CLASSES, cut, levels, predict_file
 
 
 def test_turns_are_slices_of_the_recording_however_it_is_read():

@@ -15,7 +15,7 @@ from fmaml_jax.audio.decoding import SAMPLE_RATE, AudioError, read_clip
 from fmaml_jax.audio.quality import FAR_FROM_SPEECH, NO_SPEECH, QUIET
 from fmaml_jax.audio.voice_activity import CHUNK, Heard, hear, in_chunks
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.recognition import predict
+from fmaml_jax.recognition import predict, timeline
 from fmaml_jax.recognition.formats import FORMATS
 from fmaml_jax.recognition.recogniser import fit
 from fmaml_jax.recognition.recordings import find_recordings, predict_each
@@ -40,7 +40,6 @@ from fmaml_jax.recognition.timeline import (
     _pieces,
     _without_islands,
     find_speech,
-    predict_file,
 )
 from tests.speech import EMOTIONS
 from tests.test_prepare import SHARED, needs_shared
@@ -60,6 +59,12 @@ def cut(sounds, windows):
         for samples, edges in zip(sounds, windows, strict=True)
         for begin, end in zip(*edges, strict=True)
     ]
+
+
+def predict_file(path, classes, describe, classify, abstain=0.0, **how):
+    """Labels a file by the probabilities that `classify` gives each window."""
+    listened = timeline.listen(path, classes, describe, classify, **how)
+    return timeline.label(listened, listened.found, abstain)
 
 
 def piece(start, end, *probabilities):

@@ -117,10 +117,10 @@ def speech(clips: int) -> list[tuple[str, np.ndarray]]:
     return found
 
 
-def wav(samples: np.ndarray, rate: int = RATE, kind: str = "PCM_16") -> bytes:
+def wav(samples: np.ndarray) -> bytes:
     """The samples as a file."""
     file = io.BytesIO()
-    soundfile.write(file, samples, rate, kind, format="WAV")
+    soundfile.write(file, samples, RATE, "PCM_16", format="WAV")
     return file.getvalue()
 
 

@@ -37,6 +37,7 @@ from fmaml_jax.audio.decoding import SAMPLE_RATE
 from fmaml_jax.audio.features import FEATURES
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.processes import cores
 
 CONFIG = FEATURES["paper"]
 SAMPLES = round(CONFIG.clip_seconds * SAMPLE_RATE)
@@ -102,14 +103,10 @@ def _loop(one: Callable[[Path], np.ndarray]) -> Callable[[list[Path]], list[tupl
 
 CASES = {
     "ours, one process": lambda paths: ours(paths, 1),
-    "ours, all cores": lambda paths: ours(paths, _cores()),
+    "ours, all cores": lambda paths: ours(paths, cores()),
     "python_speech_features, a loop": _loop(with_speech_features),
     "librosa, a loop": _loop(with_librosa),
 }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def measure(case: str, folder: Path) -> dict[str, float]:
@@ -150,7 +147,7 @@ def rates(folder: Path, rounds: int) -> Iterator[dict]:
             "peak_mib": round(max(result["peak_mib"] for result in results), 1),
         }
     speedup = median["ours, all cores"] / median["ours, one process"]
-    yield {"case": "scaling", "cores": _cores(), "of_linear": round(speedup / _cores(), 3)}
+    yield {"case": "scaling", "cores": cores(), "of_linear": round(speedup / cores(), 3)}
 
 
 def memory(folders: list[Path], shard_clips: int) -> Iterator[dict]:

@@ -44,6 +44,7 @@ from absl import flags
 from experiments.benchmarks.workload import Workload, meta_step_flops
 from fmaml_jax.common import console
 from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.processes import cores
 from fmaml_jax.config import PRECISIONS
 
 PEERS = ("torch loop", "torch.func vmap", "naive JAX")
@@ -291,7 +292,7 @@ def machine() -> dict:
         "case": "machine",
         "date": datetime.now(UTC).isoformat(timespec="minutes"),
         "processor": names.get("model name", platform.processor()).strip(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "load": os.getloadavg()[0],
         "device": subprocess.check_output([sys.executable, "-c", jax_device], text=True).strip(),
         "python": platform.python_version(),

@@ -15,16 +15,17 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Int
-from scipy import stats
 
+from experiments.studies.clips import emotions_of, labelled
 from fmaml_jax.common import console
 from fmaml_jax.common.console import progress
 from fmaml_jax.data.dataset import Dataset, load
+from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.recognition import enrol
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.recogniser import Recogniser, probabilities
-from fmaml_jax.recognition.support import LabelledClip
 from fmaml_jax.training.devices import set_up_device
+from fmaml_jax.training.results import ci95
 
 Clips = Int[np.ndarray, " clips"]
 
@@ -71,11 +72,10 @@ def draw(
     corpus: Dataset, start: Start, shots: int, rng: np.random.Generator
 ) -> tuple[Clips, Clips, Clips]:
     """Clips of each emotion, then of all the others those that can be corrected, and the rest."""
-    emotions = sorted({*corpus.labels.tolist()} - {*start.fixed})
     support = np.concatenate(
         [
             rng.choice(np.flatnonzero(corpus.labels == emotion), shots, replace=False)
-            for emotion in emotions
+            for emotion in emotions_of(corpus, start)
         ]
     )
     others = rng.permutation(np.setdiff1d(np.arange(len(corpus.labels)), support))
@@ -115,12 +115,6 @@ def correct(
     return found
 
 
-def labelled(corpus: Dataset, clip: int) -> LabelledClip:
-    """A clip of the corpus, by nobody that is named."""
-    name = str(corpus.names[clip])
-    return LabelledClip(name, str(corpus.labels[clip]), "", corpus.features[clip], name, ())
-
-
 def answers(recogniser: Recogniser, corpus: Dataset, clips: Clips) -> tuple[np.ndarray, np.ndarray]:
     """What clips are said to be, and how surely."""
     chances = probabilities(recogniser, corpus.features[clips])
@@ -150,14 +144,13 @@ def rows(
 
 def mean_of(values: Float[np.ndarray, " draws"], kind: str) -> str:
     """With its 95% interval."""
-    half = stats.sem(values) * stats.t.ppf(0.975, len(values) - 1)
-    return f"{values.mean():{kind}} ± {half:.1f}"
+    return f"{values.mean():{kind}} ± {ci95(values):.1f}"
 
 
 def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "", "Folder of a run that never saw the corpus.")
     flags.DEFINE_string("corpus", "", "The corpus, prepared as for the checkpoint.")
-    flags.DEFINE_string("encoder", "data/encoder/campplus.npz", "Weights of CAM++.")
+    flags.DEFINE_string("encoder", DEFAULT, "Weights of CAM++.")
     flags.DEFINE_integer("shots", 5, "Clips of each emotion.")
     flags.DEFINE_integer("step", 20, "Clips that are corrected before all are enrolled again.", 1)
     flags.DEFINE_integer("most", 80, "Clips that are corrected in all.", 1)

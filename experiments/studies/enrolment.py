@@ -9,21 +9,21 @@ among all classes, and a class as much as another, in the promise as in what was
 the squared difference of the two, in variances that so many independent clips would have.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from absl import flags
-from scipy import stats
 
+from experiments.studies.clips import emotions_of, labelled
 from fmaml_jax.common import console
 from fmaml_jax.common.console import progress
 from fmaml_jax.data.dataset import Dataset, load
 from fmaml_jax.recognition import enrol
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.recogniser import probabilities
-from fmaml_jax.recognition.support import LabelledClip
 from fmaml_jax.training.devices import set_up_device
+from fmaml_jax.training.results import ci95
 
 
 class Kind(NamedTuple):
@@ -48,7 +48,7 @@ def main() -> None:
     args = flags.FLAGS
     set_up_device()
     start, corpus = load_start(args.checkpoint), load(args.corpus)
-    emotions = args.labels or sorted(set(corpus.labels.tolist()) - set(start.fixed))
+    emotions = args.labels or emotions_of(corpus, start)
     print(f"{corpus.corpus}: {', '.join(emotions)}; {args.enrolments} enrolments a row")
     print(
         "| clips an emotion | support | promised | given | error² | 95% interval holds | log loss, "
@@ -103,7 +103,10 @@ def trial(
     if min(map(len, drawn)) < shots:
         return None
     support = np.concatenate([clips[:shots] for clips in drawn])
-    clips = [_clip(corpus, i, names, kind.named) for i in support]
+    clips = [
+        labelled(corpus, i, names[corpus.labels[i]], str(corpus.speakers[i]) if kind.named else "")
+        for i in support
+    ]
     recogniser = enrol(start, clips, without=without)
     rest = np.isin(corpus.labels, emotions)
     rest[support] = False
@@ -123,19 +126,12 @@ def trial(
     return Trial(recogniser.estimate.uar, given, low <= given <= high, *losses)
 
 
-def _clip(corpus: Dataset, i: int, names: Mapping[str, str], named: bool) -> LabelledClip:
-    speaker = str(corpus.speakers[i]) if named else ""
-    name = str(corpus.names[i])
-    return LabelledClip(name, names[corpus.labels[i]], speaker, corpus.features[i], name, ())
-
-
 def _row(shots: int, kind: str, clips: int, found: np.ndarray) -> str:
     promised, given, holds, untempered, tempered = found.T
     error = ((promised - given) ** 2).mean() / (promised * (1 - promised) / clips).mean()
-    half = [stats.sem(column) * stats.t.ppf(0.975, len(column) - 1) for column in (promised, given)]
     return (
-        f"| {shots} | {kind} | {promised.mean():.1%} ± {half[0]:.1%} | {given.mean():.1%} ± "
-        f"{half[1]:.1%} | {error:.2f} | {holds.mean():.0%} of {len(holds)} | "
+        f"| {shots} | {kind} | {promised.mean():.1%} ± {ci95(promised):.1%} | {given.mean():.1%} ± "
+        f"{ci95(given):.1%} | {error:.2f} | {holds.mean():.0%} of {len(holds)} | "
         f"{untempered.mean():.3f} | {tempered.mean():.3f} |"
     )
 

@@ -15,13 +15,13 @@ from itertools import combinations
 import numpy as np
 from absl import flags
 
+from experiments.studies.clips import labelled
 from fmaml_jax.common import console
 from fmaml_jax.common.console import progress
 from fmaml_jax.data.dataset import Dataset, load
 from fmaml_jax.data.scale import scaled
 from fmaml_jax.recognition.checkpoint import Start, load_start
 from fmaml_jax.recognition.recogniser import fit, probabilities
-from fmaml_jax.recognition.support import LabelledClip
 from fmaml_jax.training.devices import set_up_device
 
 
@@ -62,12 +62,7 @@ def trial(
     given = np.concatenate(drawn)
     asked = np.isin(corpus.labels, [*chosen, "neutral"])
     asked[given] = False
-    names = [str(name) for name in corpus.names]
-    clips = [
-        LabelledClip(names[i], str(corpus.labels[i]), "", corpus.features[i], names[i], ())
-        for i in given
-    ]
-    recogniser = fit(start, clips, {}, (), ())
+    recogniser = fit(start, [labelled(corpus, i) for i in given], {}, (), ())
     vectors = scaled(corpus.features, start.scale)[:, 0]
     means = np.stack([vectors[of_class].mean(axis=0) for of_class in drawn])
     distances = ((vectors[asked, None] - means) ** 2).sum(axis=-1)

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Float32, Int
 
+from experiments.studies.clips import sound_files
 from fmaml_jax.audio.decoding import read_clip
 from fmaml_jax.audio.views import VIEWS
 from fmaml_jax.common import console
@@ -122,7 +123,7 @@ def hear(start: Start, problem: Problem, audio: Path, view: str) -> Features:
         return features
     features = features.copy()
     describe = describer(start.feature_config, start.encoder)
-    paths = {str(path.relative_to(audio).with_suffix("")): path for path in audio.rglob("*.*")}
+    paths = sound_files(audio)
     drawn = np.concatenate(problem.pool)
     with progress(f"hearing {view}", len(drawn), " clips") as bar:
         for chosen in np.array_split(drawn, -(-len(drawn) // AT_ONCE)):

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Float32, Int
-from scipy import stats
 
+from experiments.studies.clips import emotions_of, labelled, sound_files
 from fmaml_jax.audio.decoding import read_clip
 from fmaml_jax.common import console
 from fmaml_jax.common.console import progress
 from fmaml_jax.data.dataset import Dataset, load
+from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.encoder.features import voice_describer
 from fmaml_jax.recognition import enrol
 from fmaml_jax.recognition.checkpoint import Start, load_start
@@ -28,10 +29,10 @@ from fmaml_jax.recognition.recogniser import (
     probabilities,
     probabilities_by_speaker,
 )
-from fmaml_jax.recognition.support import LabelledClip
 from fmaml_jax.recognition.timeline import whole
 from fmaml_jax.recognition.voices import find_speakers, number_speakers
 from fmaml_jax.training.devices import set_up_device
+from fmaml_jax.training.results import ci95
 
 Clips = Int[np.ndarray, " clips"]
 AT_ONCE = 32
@@ -92,7 +93,7 @@ def main() -> None:
 def hear_voices(corpus: Dataset, audio: Path, encoder: str) -> Float32[np.ndarray, "clips _"]:
     """The embedding of the voice in each clip: in memory, for this call."""
     describe = voice_describer(encoder)
-    paths = {str(path.relative_to(audio).with_suffix("")): path for path in audio.rglob("*.*")}
+    paths = sound_files(audio)
     heard = []
     with progress("hearing", len(corpus.names), " clips") as bar:
         for first in range(0, len(corpus.names), AT_ONCE):
@@ -107,7 +108,7 @@ def draw(
     corpus: Dataset, start: Start, number: int, shots: int, rng: np.random.Generator
 ) -> tuple[Clips, Clips]:
     """Clips of each emotion by a few speakers who have enough; all clips of the other speakers."""
-    emotions = sorted({*corpus.labels.tolist()} - {*start.fixed})
+    emotions = emotions_of(corpus, start)
     while True:
         chosen = rng.choice(np.unique(corpus.speakers), number, replace=False)
         by_them = np.isin(corpus.speakers, chosen)
@@ -127,13 +128,7 @@ def as_names(groups: Clips, clips: Clips, corpus: Dataset) -> np.ndarray:
 def recogniser_of(
     start: Start, corpus: Dataset, support: Clips, speakers: np.ndarray, kind: str
 ) -> Recogniser:
-    clips = [
-        LabelledClip(
-            *(str(corpus.names[i]), str(corpus.labels[i]), str(speakers[i])),
-            *(corpus.features[i], str(corpus.names[i]), ()),
-        )
-        for i in support
-    ]
+    clips = [labelled(corpus, i, speaker=str(speakers[i])) for i in support]
     return enrol(start, clips, speakers=kind)
 
 
@@ -218,8 +213,7 @@ def row(
 ) -> str:
     emotions, every = np.nanmean(results, axis=0)
     gains = (results - without)[:, 1]
-    half = stats.sem(gains) * stats.t.ppf(0.975, len(gains) - 1)
-    gain = "" if kind == "none" else f"{100 * gains.mean():+.1f} ± {100 * half:.1f}"
+    gain = "" if kind == "none" else f"{100 * gains.mean():+.1f} ± {100 * ci95(gains):.1f}"
     own = ("", "")
     if folder == "all clips":
         uar, holds = np.mean(promised, axis=0)
@@ -231,7 +225,7 @@ def define_flags() -> None:
     flags.DEFINE_string("checkpoint", "", "Folder of a run that never saw the corpus.")
     flags.DEFINE_string("corpus", "", "The corpus, prepared as for the checkpoint.")
     flags.DEFINE_string("audio", "", "The folder that the names of its clips are below.")
-    flags.DEFINE_string("encoder", "data/encoder/campplus.npz", "Weights of CAM++.")
+    flags.DEFINE_string("encoder", DEFAULT, "Weights of CAM++.")
     flags.DEFINE_integer("voices", 3, "Speakers of the labelled clips.")
     flags.DEFINE_integer("shots", 5, "Clips of each emotion.")
     flags.DEFINE_integer("draws", 20, "Enrolments.")

@@ -9,8 +9,6 @@ from fmaml_jax.data.split import Split
 
 SHRINKAGE = 0.7
 """Of the whitening; chosen on Polish as the target. 0.5 to 0.9 are within a point of it."""
-
-
 DAMPING = 0.1
 """Of the inner metric; chosen on Polish as the target. 0.03 to 1 are within half a point of it."""
 AXES = 256

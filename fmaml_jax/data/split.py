@@ -117,10 +117,9 @@ def split_clips(
     """Deals the clips out to meta-training, validation and test.
 
     The split follows from the data alone: it is the same for every method and seed. Views of clips
-    (`prepare --views`) are in training alone. A fixed class
-    is drawn from the task's own domain where that is recorded, else from its language, else from
-    the clips that have no language, of which training, validation and test get 60, 20 and 20 per
-    cent.
+    (`prepare --views`) are in training alone. A fixed class is drawn from the task's own domain
+    where that is recorded, else from its language, else from the clips that have no language, of
+    which training, validation and test get 60, 20 and 20 per cent.
 
     Under a leak guard no group of the target is in training or validation: a dubbed twin of a
     target clip (the same film scene in another language), or a speaker of two languages.

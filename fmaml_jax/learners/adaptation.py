@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
-from jaxtyping import Float, Scalar
+from jaxtyping import Bool, Float, Int, Scalar
 
 from fmaml_jax.config import Config
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Labelled, Params, Task, cross_entropy
-from fmaml_jax.model import CONTEXT, Model
+from fmaml_jax.model import CONTEXT, Model, Statistics
 
 Adapt = Callable[[Params, Task, int], tuple[Params, Params]]
 """(learner's parameters, task, steps) -> the adapted network's parameters, and those before
@@ -41,10 +41,8 @@ def make_support_loss(config: Config, model: Model) -> Callable[[Params, Labelle
     def support_loss(params: Params, labelled: Labelled) -> Scalar:
         clips, labels, weights = labelled
         logits = model.apply(params, clips, None)[:, :outputs]
-        positions = jnp.arange(logits.shape[1])
-        asked = (labels[:, None] == positions).any(axis=0)
-        logits = jnp.where(asked | (positions >= ways), logits, UNASKED)
-        loss = cross_entropy(logits, labels, weights)
+        asked = present(labels, outputs) | (jnp.arange(outputs) >= ways)
+        loss = cross_entropy(jnp.where(asked, logits, UNASKED), labels, weights)
         if config.support_loss == "sum":
             loss *= len(labels) if weights is None else weights.sum()
         return loss
@@ -52,19 +50,29 @@ def make_support_loss(config: Config, model: Model) -> Callable[[Params, Labelle
     return support_loss
 
 
+def present(labels: Int[Array, " clips"], classes: int) -> Bool[Array, " classes"]:
+    """Which of so many classes have a clip."""
+    return (labels[:, None] == jnp.arange(classes)).any(axis=0)
+
+
+def query_statistics(
+    model: Model, params: Params, task: Task, batch_norm: str
+) -> Statistics | None:
+    """What the query is normalised by: the support's statistics, or with None its own."""
+    return model.statistics(params, task.support) if batch_norm == "inductive" else None
+
+
 def query_logits(
     model: Model, params: Params, task: Task, batch_norm: str
 ) -> Float[Array, "queries classes"]:
     """The network's logits of the query, normalised as the batch-norm mode says."""
-    statistics = model.statistics(params, task.support) if batch_norm == "inductive" else None
-    return model.apply(params, task.query, statistics)
+    return model.apply(params, task.query, query_statistics(model, params, task, batch_norm))
 
 
 def query_loss(logits: Float[Array, "queries classes"], task: Task) -> tuple[Scalar, Scalar]:
     """Cross-entropy and accuracy of the query; classes without a clip in the task are left out."""
     labels = jnp.concatenate([task.support_labels, task.query_labels])
-    asked = (labels[:, None] == jnp.arange(logits.shape[1])).any(axis=0)
-    logits = jnp.where(asked, logits, UNASKED)
+    logits = jnp.where(present(labels, logits.shape[1]), logits, UNASKED)
     accuracy = jnp.mean(logits.argmax(axis=-1) == task.query_labels)
     return cross_entropy(logits, task.query_labels), accuracy
 

@@ -5,7 +5,7 @@ every query and in no support. With all classes in the support, and all position
 MAML on a plain (N + F)-way problem, which is MetaSER.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import jax
 import jax.numpy as jnp
@@ -14,22 +14,23 @@ from jax import Array
 from fmaml_jax.config import Config
 from fmaml_jax.learners.adaptation import make_learner, make_support_loss, with_start
 from fmaml_jax.learners.interface import Learner
-from fmaml_jax.maml import Params, Rates, Task, adapt
+from fmaml_jax.maml import Params, Task, adapt
 from fmaml_jax.model import CONTEXT, Model
 
 
-def make(config: Config, model: Model, rate: Rates | None = None) -> Learner:
+def make(config: Config, model: Model, adapting: Set[str] | None = None) -> Learner:
     """The learner for a model with N + F outputs.
 
     Args:
         config: the run's settings.
         model: the network.
-        rate: inner rates for each parameter; by default `config.inner_lr` for all of them or, where
-            the network has context parameters, for these alone.
+        adapting: the layers that adapt, at the rate `config.inner_lr`; by default all of them or,
+            where the network has context parameters, these alone.
     """
-    layers = jax.eval_shape(model.init, jax.random.key(0))
-    adapted_layers = {CONTEXT} & layers.keys() or layers.keys()
-    rates = {name: config.inner_lr if name in adapted_layers else 0.0 for name in layers}
+    layers = layers_of(model)
+    if adapting is None:
+        adapting = {CONTEXT} & layers or layers
+    rates = {name: config.inner_lr if name in adapting else 0.0 for name in layers}
     support_loss = make_support_loss(config, model)
     measured = config.inner_metric == "sources"
 
@@ -39,7 +40,7 @@ def make(config: Config, model: Model, rate: Rates | None = None) -> Learner:
             support_loss,
             params,
             task.labelled,
-            rate=jax.tree.broadcast(rates, params) if rate is None else rate,
+            rate=jax.tree.broadcast(rates, params),
             steps=steps,
             first_order=config.first_order,
             **metric,
@@ -47,6 +48,11 @@ def make(config: Config, model: Model, rate: Rates | None = None) -> Learner:
         return theta, with_start(params, path)
 
     return make_learner(config, model, model.init, adapted)
+
+
+def layers_of(model: Model) -> Set[str]:
+    """The names of a network's layers."""
+    return jax.eval_shape(model.init, jax.random.key(0)).keys()
 
 
 def inner_metric(model: Model, task: Task) -> Callable[[Params], Params]:

@@ -7,7 +7,7 @@ from jax import Array
 from jaxtyping import Float, Scalar
 
 from fmaml_jax.config import Config
-from fmaml_jax.learners.adaptation import query_loss, unadapted
+from fmaml_jax.learners.adaptation import query_loss, query_statistics, unadapted
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import Params, Task
 from fmaml_jax.model import Model
@@ -20,7 +20,7 @@ def embed(
     model: Model, params: Params, task: Task, batch_norm: str
 ) -> tuple[Float[Array, "shots features"], Float[Array, "queries features"]]:
     """Features of support and query, normalised as the batch-norm mode says."""
-    statistics = model.statistics(params, task.support) if batch_norm == "inductive" else None
+    statistics = query_statistics(model, params, task, batch_norm)
     return (
         model.features(params, task.support, None),
         model.features(params, task.query, statistics),

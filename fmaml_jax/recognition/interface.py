@@ -449,7 +449,7 @@ def _listen(
     coeffs = len(recogniser.scale.mean)
     describe = window_describer(recogniser.feature_config, recogniser.encoder)
     if voices:
-        describe = _side_by_side(describe, voice_describer(recogniser.encoder))
+        describe = _with_voices(describe, voice_describer(recogniser.encoder))
     far: list[bool] = []
 
     def look_at(features: Features) -> np.ndarray:
@@ -478,12 +478,14 @@ def _listen(
     return found
 
 
-def _side_by_side(first: Describe, second: Callable[..., np.ndarray]) -> Describe:
-    def describe(sounds: Sequence[Samples], windows: Sequence[Windows]) -> Features:
-        both = first(sounds, windows), second(sounds, windows)[:, None]
-        return np.concatenate(both, axis=2)
+def _with_voices(describe: Describe, embed: Callable[..., np.ndarray]) -> Describe:
+    """What puts the embedding of who speaks in each window after its features."""
 
-    return describe
+    def both(sounds: Sequence[Samples], windows: Sequence[Windows]) -> Features:
+        parts = describe(sounds, windows), embed(sounds, windows)[:, None]
+        return np.concatenate(parts, axis=2)
+
+    return both
 
 
 @contextlib.contextmanager

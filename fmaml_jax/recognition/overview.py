@@ -8,7 +8,7 @@ from string import Template
 import numpy as np
 
 from fmaml_jax.common.text import one_line
-from fmaml_jax.recognition.pictures import COLOURS, INK
+from fmaml_jax.recognition.pictures import COLOURS, INK, outline
 from fmaml_jax.recognition.speakers import shares
 from fmaml_jax.recognition.timeline import CHUNK_SECONDS, UNSURE, Prediction, Segment
 
@@ -158,9 +158,7 @@ def _bar(segment: Segment, prediction: Prediction) -> str:
 
 def _wave(prediction: Prediction) -> str:
     """The outline of the loudest samples, as an SVG path."""
-    envelope = prediction.envelope
-    edges = np.unique(np.linspace(0, len(envelope), POINTS + 1).astype(int))
-    peaks = np.maximum.reduceat(envelope, edges[:-1]) / max(1e-6, envelope.max())
+    edges, peaks = outline(prediction, POINTS)
     places = WIDTH * edges[:-1] * CHUNK_SECONDS / prediction.seconds
     upper = [f"{x:.0f} {5 - 4.5 * peak:.1f}" for x, peak in zip(places, peaks, strict=True)]
     lower = [f"{x:.0f} {5 + 4.5 * peak:.1f}" for x, peak in zip(places, peaks, strict=True)]

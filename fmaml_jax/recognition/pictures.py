@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -107,9 +107,7 @@ def draw_timeline(prediction: Prediction) -> Figure:
     waveform, lanes = figure.subplots(
         2, sharex=True, height_ratios=(5, max(1, len(labels))), gridspec_kw={"hspace": 0}
     )
-    envelope = prediction.envelope
-    edges = np.unique(np.linspace(0, len(envelope), min(POINTS, len(envelope)) + 1).astype(int))
-    peaks = np.maximum.reduceat(envelope, edges[:-1]) / max(1e-6, envelope.max())
+    edges, peaks = outline(prediction, POINTS)
     peaks = np.append(peaks, peaks[-1])  # each lasts until the next edge
     moments = edges * CHUNK_SECONDS
     waveform.fill_between(moments, -peaks, peaks, step="post", color=INK, linewidth=0, zorder=2)
@@ -143,6 +141,21 @@ def draw_timeline(prediction: Prediction) -> Figure:
         _ink(axes)
     lanes.spines.bottom.set_visible(True)
     return figure
+
+
+def outline(
+    prediction: Prediction, points: int
+) -> tuple[Int[np.ndarray, " edges"], Float32[np.ndarray, " parts"]]:
+    """The waveform in so many parts or, where it is short, fewer.
+
+    Returns:
+        Where the parts begin and the last one ends, in chunks of the envelope, and the peak of
+        each, as a share of the highest.
+    """
+    envelope = prediction.envelope
+    edges = np.unique(np.linspace(0, len(envelope), min(points, len(envelope)) + 1).astype(int))
+    peaks = np.maximum.reduceat(envelope, edges[:-1]) / max(1e-6, envelope.max())
+    return edges, peaks
 
 
 def _look(label: str, classes: Sequence[str]) -> dict[str, Any]:

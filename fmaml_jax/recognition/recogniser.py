@@ -111,6 +111,20 @@ class Recogniser(NamedTuple):
         )
 
 
+class Adapted(NamedTuple):
+    """What adaptation finds, as `Recogniser` names it; with a leading axis `folds` of several."""
+
+    centre: Float[AnyArray, "*folds features"]
+    variance: Float[AnyArray, "*folds coeffs"]
+    mixture: Float[AnyArray, "*folds outputs classes"]
+    nearness: Float[AnyArray, "*folds known classes"]
+    context: Float[AnyArray, "*folds waves classes"]
+
+    def of_fold(self, fold: int) -> "Adapted":
+        """That of one fold, as NumPy's arrays."""
+        return Adapted(*(np.asarray(array)[fold] for array in self))
+
+
 def _are_speech(meanings: Sequence[str]) -> Bool[np.ndarray, " classes"]:
     return np.array([name != SILENCE for name in meanings])
 
@@ -161,20 +175,12 @@ def logits_of_vectors(
 
 def _batched(
     vectors: Float32[np.ndarray, "clips 1 coeffs"],
-    adapted: "Adapted",
+    adapted: Adapted,
     head: Float32[np.ndarray, "known outputs"],
     frequencies: int,
 ) -> Float32[np.ndarray, "clips classes"]:
     found = [
-        _logits(
-            batch,
-            adapted.context,
-            {"mean": adapted.centre, "variance": adapted.variance},
-            head,
-            adapted.mixture,
-            adapted.nearness,
-            frequencies,
-        )
+        _logits(batch, adapted, head, frequencies)
         for batch in np.split(_padded(vectors), _multiple(len(vectors)) // BATCH)
     ]
     return np.concatenate(found)[: len(vectors)]
@@ -236,16 +242,6 @@ def _provenance(start: Start, clips: Sequence[LabelledClip]) -> dict[str, str]:
     return {"checkpoint": start.digest, "support": support, **start.versions}
 
 
-class Adapted(NamedTuple):
-    """What adaptation finds, as `Recogniser` names it."""
-
-    centre: Float32[np.ndarray, " features"]
-    variance: Float32[np.ndarray, " coeffs"]
-    mixture: Float32[np.ndarray, "outputs classes"]
-    nearness: Float32[np.ndarray, "known classes"]
-    context: Float32[np.ndarray, "waves classes"]
-
-
 def _adapt(
     start: Start,
     clips: Sequence[LabelledClip],
@@ -258,9 +254,9 @@ def _adapt(
     vectors = scaled(np.stack([clip.features for clip in clips]), start.scale)
     # All clips are given in the rows after the folds, of which there is at least one.
     given = folds.of_clip != np.arange(_multiple(folds.number + 1))[:, None]
-    *arrays, logits = _adapted_to(start, vectors, labels, given, naming)
+    adapted, logits = _adapted_to(start, vectors, labels, given, naming)
     without_fold = np.asarray(logits)[folds.of_clip, np.arange(len(clips))]
-    return Adapted(*(np.asarray(array)[-1] for array in arrays)), None, without_fold + bias
+    return adapted.of_fold(-1), None, without_fold + bias
 
 
 def _adapt_by_speaker(
@@ -290,8 +286,8 @@ def _adapt_by_speaker(
         own[given], means[speech] = voices.by_labels(
             vectors[given], groups[given], chances[given], beside
         )
-        *arrays, _ = _adapted_to(start, own[:, None], labels, given[None], naming)
-        return Adapted(*(np.asarray(array)[0] for array in arrays)), means
+        adapted, _ = _adapted_to(start, own[:, None], labels, given[None], naming)
+        return adapted.of_fold(0), means
 
     logits = np.zeros((len(clips), len(meanings)), np.float32)
     for fold in range(folds.number):
@@ -311,9 +307,12 @@ def _adapted_to(
     labels: Int[np.ndarray, " clips"],
     given: Bool[np.ndarray, "folds clips"],
     naming: Naming,
-) -> tuple[Array, ...]:
+) -> tuple[Adapted, Float[Array, "folds padded classes"]]:
+    """What the clips that are given in each fold adapt the start to, and the logits of all clips,
+    which are padded to a multiple of `BATCH`.
+    """
     meanings = [naming.known_as[name] for name in naming.classes]
-    return _adapted(
+    return _adapted_by_fold(
         _padded(vectors),
         _padded(labels),
         _padded(class_weights(labels, given), axis=1),
@@ -355,7 +354,7 @@ def class_weights(
 
 
 @partial(jax.jit, static_argnames=("config",))
-def _adapted(
+def _adapted_by_fold(
     vectors: Float[Array, "clips 1 coeffs"],
     labels: Int[Array, " clips"],
     weights: Float[Array, "folds clips"],
@@ -364,9 +363,8 @@ def _adapted(
     known: Bool[Array, "outputs classes"],
     speech: Bool[Array, " enrolled"],
     config: Config,
-) -> tuple[Array, Array, Array, Array, Array, Float[Array, "folds clips classes"]]:
-    """`Recogniser`'s centre, variance, mixture, nearness and context, and all clips' logits, by
-    fold.
+) -> tuple[Adapted, Float[Array, "folds clips classes"]]:
+    """What `_adapted_to` says, by one program for so many clips, classes and folds.
 
     Args:
         vectors: of all clips.
@@ -389,7 +387,7 @@ def _adapted(
 
     covered = known[: len(config.emotions), :enrolled].any(axis=1).all()
 
-    def fold(weights: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
+    def fold(weights: Array) -> tuple[Adapted, Array]:
         shares = weights[:, None] * jax.nn.one_hot(labels, enrolled)
         shares /= shares.sum(axis=0)
         of_classes = (shares.T @ of_clips).at[:, :coeffs].subtract(offsets)
@@ -417,7 +415,7 @@ def _adapted(
         states = learner.adapt(learner.init(jax.random.key(0)), task)
         adapted = jax.tree.map(itemgetter(-1), states)
         logits = model.apply(adapted, vectors, None)
-        return centre, variance, mixture, nearness, adapted[CONTEXT]["kernel"], logits
+        return Adapted(centre, variance, mixture, nearness, adapted[CONTEXT]["kernel"]), logits
 
     return jax.lax.map(fold, weights)
 
@@ -499,22 +497,20 @@ def fit_mixtures(
 @partial(jax.jit, static_argnames=("frequencies",))
 def _logits(
     vectors: Float[Array, "clips 1 coeffs"],
-    context: Float[Array, "waves classes"],
-    fixed: Statistics,
+    adapted: Adapted,
     head: Float[Array, "known outputs"],
-    mixture: Float[Array, "outputs classes"],
-    nearness: Float[Array, "known classes"],
     frequencies: int,
 ) -> Float[Array, "clips classes"]:
-    model = _model(fixed, head, mixture, nearness, frequencies)
-    return model.apply({CONTEXT: {"kernel": context}}, vectors, None)
+    fixed = {"mean": adapted.centre, "variance": adapted.variance}
+    model = _model(fixed, head, adapted.mixture, adapted.nearness, frequencies)
+    return model.apply({CONTEXT: {"kernel": adapted.context}}, vectors, None)
 
 
 def _model(
     fixed: Statistics,
     head: Float[Array, "known outputs"],
-    mixture: Float[Array, "outputs classes"],
-    nearness: Float[Array, "known classes"],
+    mixture: Float[AnyArray, "outputs classes"],
+    nearness: Float[AnyArray, "known classes"],
     frequencies: int,
 ) -> Model:
     """The network with outputs for the user's classes; all clips are normalised by `fixed`.

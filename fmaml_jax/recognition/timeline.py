@@ -68,7 +68,6 @@ Found = Float[np.ndarray, "windows ..."]
 Windows = tuple[Int[np.ndarray, " windows"], Int[np.ndarray, " windows"]]
 """Where they begin and end, in samples."""
 Describe = Callable[[Sequence[Samples], Sequence[Windows]], Features]
-Classify = Callable[[Features], Float[np.ndarray, "windows classes"]]
 
 
 class Segment(NamedTuple):
@@ -192,32 +191,6 @@ class _Piece(NamedTuple):
     label: int
     probabilities: Float[np.ndarray, " classes"]
     speaker: str = ""
-
-
-def predict_file(
-    path: str,
-    classes: Sequence[str],
-    describe: Describe,
-    classify: Classify,
-    *,
-    abstain: float = 0.0,
-    **how: Any,
-) -> Prediction:
-    """Labels a clip, or the speech of a recording.
-
-    Args:
-        path: a sound file.
-        classes: names of what `classify` tells apart.
-        describe: see `listen`.
-        classify: features -> the probabilities of each window's classes.
-        abstain: a moment whose best class is less probable is `UNSURE`.
-        how: see `listen`.
-
-    Raises:
-        AudioError: the file cannot be decoded, or is empty.
-    """
-    listened = listen(path, classes, describe, classify, **how)
-    return label(listened, listened.found, abstain)
 
 
 def listen(

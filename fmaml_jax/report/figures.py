@@ -7,7 +7,7 @@ import io
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -25,16 +25,13 @@ from fmaml_jax.common.pictures import (
     draw_matrix,
 )
 from fmaml_jax.report.runs import Remark, Row, Run
-from fmaml_jax.report.tables import (
-    MODES,
+from fmaml_jax.report.statistics import (
     answers_by_confidence,
     calibration_error,
     gap_between_sexes,
-    language_order,
-    modes_of,
     summarise,
-    target_name,
 )
+from fmaml_jax.report.tables import FMAML, METASER, MODES, language_order, modes_of, target_name
 
 # The best told apart first, without the yellow that white paper swallows.
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY_BLUE, BLACK)
@@ -44,8 +41,6 @@ LABEL_LETTERS = 40
 """The most letters in a line of a legend or of a panel's title."""
 MODE = MODES[0]
 """The batch norm of figures that show one mode."""
-
-FMAML, METASER = Row("fmaml", "emotions", "cnn", "none"), Row("metaser", "all", "cnn", "none")
 
 
 class Picture(NamedTuple):
@@ -82,6 +77,16 @@ class _Grid(NamedTuple):
     targets: list[str]
     shots: list[int]
     featured: list[Row]
+
+    @property
+    def classes(self) -> list[str]:
+        """Those of all runs, emotions first."""
+        return self.example["classes"]
+
+    @property
+    def example(self) -> dict[str, Any]:
+        """The results of one run, for what those of all have in common."""
+        return next(iter(self.cells.values()))[0].results
 
 
 def draw(runs: Sequence[Run]) -> tuple[list[Picture], list[Remark]]:
@@ -292,7 +297,7 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[Figure | None, str]:
         axis.set_title(_target(target))
     for axis in axes[1]:
         axis.set_xlabel("shots")
-    emotions = next(iter(grid.cells.values()))[0].results["ways"]
+    emotions = grid.example["ways"]
     _chance(grid, axes[:1])
     _chance(grid, axes[1:], 100 / emotions)
     _legend(figure, axes)
@@ -305,7 +310,7 @@ def _accuracy_by_shots(grid: _Grid) -> tuple[Figure | None, str]:
 
 def _chance(grid: _Grid, axes: np.ndarray, chance: float | None = None) -> None:
     """Marks chance, of all classes where no other is given (in %)."""
-    chance = chance or 100 * next(iter(grid.cells.values()))[0].results["chance"]
+    chance = chance or 100 * grid.example["chance"]
     for axis in axes.flat:
         axis.axhline(chance, color="grey", linestyle=":", linewidth=1)
     axes[0, 0].text(
@@ -368,7 +373,7 @@ def _confusion(grid: _Grid) -> tuple[Figure, str]:
     shots = grid.shots[0]
     targets = [t for t in grid.targets if (grid.featured[0], t, shots) in grid.cells]
     targets = targets or grid.targets
-    classes = next(iter(grid.cells.values()))[0].results["classes"]
+    classes = grid.classes
     size = 0.42 * len(classes) + 0.5
     figure, axes = _panels(
         len(grid.featured),
@@ -399,7 +404,7 @@ def _recall(grid: _Grid) -> tuple[Figure, str]:
     shots = grid.shots[0]
     targets = [t for t in grid.targets if any((row, t, shots) in grid.cells for row in grid.rows)]
     rows = [row for row in grid.rows if any((row, t, shots) in grid.cells for t in targets)]
-    classes = next(iter(grid.cells.values()))[0].results["classes"]
+    classes = grid.classes
     # One below the other, so that a phone shows all classes.
     labels = [_wrapped(row.label, 18) for row in rows]
     lines = sum(1 + label.count("\n") for label in labels)
@@ -437,7 +442,7 @@ def _embedding(grid: _Grid) -> tuple[Figure | None, str]:
     targets = [t for t in grid.targets if any(points(row, t) for row in rows)]
     if not targets:
         return None, f"no run of {', '.join(row.label for row in grid.featured)} has one"
-    classes = next(iter(grid.cells.values()))[0].results["classes"]
+    classes = grid.classes
     figure, axes = _panels(
         len(rows), len(targets), figsize=_figsize(3.6, len(targets), 3.5 * len(rows) + 0.8)
     )
@@ -532,7 +537,7 @@ def _sexes(grid: _Grid) -> tuple[Figure | None, str]:
     rows = [row for row in grid.rows if any(gap(row, t) is not None for t in targets)]
     if not targets:
         return None, "no run has recorded it of a corpus that says who is a woman and who a man"
-    classes = next(iter(grid.cells.values()))[0].results["classes"]
+    classes = grid.classes
     names, _ = lettered(classes)
     figure, axes = _panels(1, len(targets), figsize=_figsize(3.8, len(targets), 4), sharey=True)
     styles = _styles(grid)

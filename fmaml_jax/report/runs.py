@@ -103,18 +103,15 @@ def row_of(
 ) -> Row:
     """The row of a run; settings that its method does not read make no variant of it."""
     known = METHODS.get(results["method"])
-
-    def reads(name: str) -> bool:
-        return not known or name in known.reads
-
+    read = known.reads if known else ("positions", "first_order")  # which an unknown one may
     return Row(
         method=results["method"],
         support=results["support"],
         network=config["network"],
         leak_guard=config["leak_guard"],
         features=feature_name(feature_config),
-        positions="known" if reads("positions") and config["positions"] == "known" else "",
-        first_order=reads("first_order") and config["first_order"],
+        positions="known" if "positions" in read and config["positions"] == "known" else "",
+        first_order="first_order" in read and config["first_order"],
     )
 
 

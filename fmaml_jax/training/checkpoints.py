@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 
 from fmaml_jax.common.errors import UserError
@@ -19,6 +20,31 @@ from fmaml_jax.training.devices import first_process
 
 SUMS = "SHA256SUMS"
 """In the folder of a meta-step, as `sha256sum --check` reads it."""
+
+
+def open_manager(checkpoints: Path) -> ocp.CheckpointManager:
+    """What writes a run's checkpoints into a folder, and reads them; the last two are kept."""
+    options = ocp.CheckpointManagerOptions(max_to_keep=2)
+    return ocp.CheckpointManager(checkpoints.absolute(), options=options)
+
+
+def restore(manager: ocp.CheckpointManager, like: Any) -> tuple[int, Any]:
+    """The last meta-step and what was saved after it, or 0 and `like` where nothing was.
+
+    Args:
+        manager: of the checkpoints.
+        like: what has the shapes and types of the content, and the devices that it is to be on.
+
+    Raises:
+        UserError: the checkpoint is damaged or of another version.
+    """
+    step = manager.latest_step() or 0
+    if not step:
+        return 0, like
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    remedy = "remove that folder, and the run goes on from the one before it, or begins anew"
+    with refuse_damage(Path(manager.directory, str(step)), remedy):
+        return step, manager.restore(step, args=ocp.args.StandardRestore(target))
 
 
 def save(manager: ocp.CheckpointManager, step: int, content: Any) -> None:

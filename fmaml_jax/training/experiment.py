@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ import numpy as np
 
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.config import NO_TARGET, Config
-from fmaml_jax.data.episodes import validation_tasks
+from fmaml_jax.data.episodes import TaskShape, validation_tasks
 from fmaml_jax.data.scale import make_scale, scaled
-from fmaml_jax.data.split import Clips, Split
+from fmaml_jax.data.split import Clips, Pool, Split
 from fmaml_jax.learners import Network, find_method
 from fmaml_jax.model import input_frames, model_of, pool_time
 from fmaml_jax.training import evaluate, plots
@@ -29,10 +30,11 @@ from fmaml_jax.training.devices import (
 )
 from fmaml_jax.training.held_out import Learned, test_results
 from fmaml_jax.training.memory import with_chunk
+from fmaml_jax.training.metrics_log import learning_curve
 from fmaml_jax.training.problem import load_split, task_shapes
 from fmaml_jax.training.results import table
 from fmaml_jax.training.run_folder import describe, run_folder, seed_folders, write_json
-from fmaml_jax.training.train import init_seeds, learning_curve, train
+from fmaml_jax.training.train import Selected, init_seeds, train
 
 PRODUCTS = {"float32": "float32", "tf32": "tensorfloat32", "bf16": "float32"}
 """JAX's name for the precision of matrix products, by `--precision`."""
@@ -158,22 +160,28 @@ def _meta_learn(config: Config, clips: Clips, split: Split, folder: Path) -> Lea
                 folder,
             )
         params = selected.params
-        selections = [
-            {
-                "meta_step": int(step),
-                "val_accuracy": round(float(val_accuracy), 6),
-                "languages": sorted(val_pools),
-                "shots": val_shape.shots,
-                "query_per_class": val_shape.query[0],
-            }
-            if val_pools
-            else {"meta_step": int(step)}
-            for step, val_accuracy in zip(
-                *map(np.asarray, (selected.step, selected.val_accuracy)), strict=True
-            )
-        ]
+        selections = _selections(selected, val_pools, val_shape)
     else:
         print(f"{config.method} learns from the target's support alone", flush=True)
         params = jax.device_put(params, replicated(layout.mesh))
         selections = [None for _ in config.seeds]
     return Learned(layout, programs, params, features, selections)
+
+
+def _selections(
+    selected: Selected, val_pools: Mapping[str, Pool], val_shape: TaskShape
+) -> list[dict[str, Any]]:
+    """How each seed's state was selected, as `results.json` has it."""
+    steps, accuracies = np.asarray(selected.step), np.asarray(selected.val_accuracy)
+    return [
+        {
+            "meta_step": int(step),
+            "val_accuracy": round(float(val_accuracy), 6),
+            "languages": sorted(val_pools),
+            "shots": val_shape.shots,
+            "query_per_class": val_shape.query[0],
+        }
+        if val_pools
+        else {"meta_step": int(step)}
+        for step, val_accuracy in zip(steps, accuracies, strict=True)
+    ]

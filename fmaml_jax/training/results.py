@@ -23,10 +23,15 @@ from fmaml_jax.training.metrics import (
 )
 
 
+def ci95(values: Float[np.ndarray, " values"]) -> float:
+    """Half the width of the 95% interval of a mean of two values or more (Student's t)."""
+    return float(stats.sem(values) * stats.t.ppf(0.975, len(values) - 1))
+
+
 def interval(per_episode: Float[np.ndarray, " episodes"]) -> dict[str, float]:
-    """Mean over episodes and half the width of its 95% interval (Student's t)."""
-    half = stats.sem(per_episode) * stats.t.ppf(0.975, len(per_episode) - 1)
-    return {"mean": round(float(np.mean(per_episode)), 6), "ci95": round(float(half), 6)}
+    """Mean over episodes and half the width of its 95% interval."""
+    mean = float(np.mean(per_episode))
+    return {"mean": round(mean, 6), "ci95": round(ci95(per_episode), 6)}
 
 
 def summarise(

@@ -1,38 +1,34 @@
 """Meta-training: one loop over meta-steps, which an interrupted run takes up where it stopped."""
 
-import json
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import orbax.checkpoint as ocp
 from jax import Array
 from jaxtyping import Bool, Float, Int, Scalar
 
 from fmaml_jax.common.console import STOP_SIGNALS, progress
-from fmaml_jax.common.files import whole_file
 from fmaml_jax.config import Config
 from fmaml_jax.data.episodes import Episodes, TaskShape, sample_seeds, validation_tasks
 from fmaml_jax.data.scale import Scale
 from fmaml_jax.data.split import Split
 from fmaml_jax.learners.interface import Learner
 from fmaml_jax.maml import AnyArray, Params, meta_gradient
-from fmaml_jax.training.checkpoints import refuse_damage, save
+from fmaml_jax.training import checkpoints
 from fmaml_jax.training.devices import (
     Layout,
     any_process,
-    first_process,
     host_share,
     largest_divisor,
     replicated,
@@ -41,12 +37,10 @@ from fmaml_jax.training.devices import (
 )
 from fmaml_jax.training.evaluate import Programs, gather, predict_episodes
 from fmaml_jax.training.metrics import accuracy, log_loss
+from fmaml_jax.training.metrics_log import metrics_logs
 from fmaml_jax.training.run_folder import seed_folders
 
 ADVICE = "try a lower --inner_lr or --outer_lr, in another --run_dir"
-
-
-CURVE_POINTS = 50
 
 
 class NonFiniteLossError(RuntimeError):
@@ -182,41 +176,28 @@ def train(
     place = replicated(layout.mesh)
     state = jax.device_put(State(params, jax.jit(optimizer.init)(params)), place)
 
-    @partial(jax.jit, out_shardings=place)
-    def choose(better: Array, new: Selected, old: Selected) -> Selected:
-        def leaf(new: Array, old: Array) -> Array:
-            return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
+    seeds = len(config.seeds)
+    start = Selected(state.params, np.full(seeds, -1, np.float32), np.zeros(seeds, np.int32))
+    selected = jax.device_put(start, place, may_alias=False)  # the update donates its own
+    manager = checkpoints.open_manager(folder / "checkpoints")
+    # The scale follows from the data, whose hash the run folder has checked.
+    step, (state, selected, _) = checkpoints.restore(manager, Checkpoint(state, selected, scale))
 
-        return jax.tree.map(leaf, new, old)
+    def save_once() -> None:
+        if manager.latest_step() != step:
+            checkpoints.save(manager, step, Checkpoint(state, selected, scale))
 
-    def keep_best(val_accuracies: Sequence[float] | None, meta_step: int) -> Selected:
+    choose = jax.jit(_choose, out_shardings=place)
+
+    def keep_best(val_accuracies: Sequence[float] | None) -> Selected:
         """The best states so far; without validation the later one is taken for the better."""
         if val_accuracies is None:
             now, better = np.full(seeds, np.nan, np.float32), np.ones(seeds, bool)
         else:
             now = np.asarray(val_accuracies, np.float32)
             better = now > np.asarray(selected.val_accuracy)
-        steps = np.full(seeds, meta_step, np.int32)
+        steps = np.full(seeds, step, np.int32)
         return choose(better, Selected(state.params, now, steps), selected)
-
-    seeds = len(config.seeds)
-    start = Selected(state.params, np.full(seeds, -1, np.float32), np.zeros(seeds, np.int32))
-    selected = jax.device_put(start, place, may_alias=False)  # the update donates its own
-    checkpoints = folder.absolute() / "checkpoints"
-    manager = ocp.CheckpointManager(
-        checkpoints, options=ocp.CheckpointManagerOptions(max_to_keep=2)
-    )
-    step = manager.latest_step() or 0
-    if step:
-        # The scale follows from the data, whose hash the run folder has checked.
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, Checkpoint(state, selected, scale))
-        remedy = "remove that folder, and the run goes on from the one before it, or begins anew"
-        with refuse_damage(checkpoints / str(step), remedy):
-            state, selected, _ = manager.restore(step, args=ocp.args.StandardRestore(target))
-
-    def save_once() -> None:
-        if manager.latest_step() != step:
-            save(manager, step, Checkpoint(state, selected, scale))
 
     # ---- validation on held-out source speakers: the same episodes every time
     val_pools, val_shape = validation_tasks(split.val, shape, split.groups)
@@ -253,7 +234,7 @@ def train(
         return to_devices(layout.mesh, episodes)
 
     with (
-        _metrics_logs(seed_folders(folder, config), step) as log,
+        metrics_logs(seed_folders(folder, config), step) as log,
         _stop_signals() as received,
         progress("meta-training", config.meta_steps, " steps", done=step) as bar,
         manager,
@@ -290,7 +271,7 @@ def train(
                         )
                     log("val_", step, validated)
                     val_accuracies = [val_accuracy for _, val_accuracy in validated]
-                selected = keep_best(val_accuracies, step)
+                selected = keep_best(val_accuracies)
                 save_once()
             if any_process(bool(received)):
                 save_once()
@@ -301,72 +282,13 @@ def train(
     return selected
 
 
-@contextmanager
-def _metrics_logs(folders: Sequence[Path], step: int) -> Iterator[Callable[..., None]]:
-    """What appends a line to each seed's `metrics.jsonl`: (prefix, step, losses and accuracies).
+def _choose(better: Bool[Array, " seeds"], new: Selected, old: Selected) -> Selected:
+    """Each seed's new state where it is the better one, else its old one."""
 
-    Lines of steps that are to be redone are dropped first.
-    """
-    with ExitStack() as stack:
-        files = [stack.enter_context(_reopened(f, step)) for f in folders if first_process()]
+    def leaf(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(-1, *[1] * (old.ndim - 1)), new, old)
 
-        def log(prefix: str, step: int, figures: Iterable[tuple[float, float]]) -> None:
-            for file, (loss, task_accuracy) in zip(files, figures, strict=False):
-                entry = {
-                    "step": step,
-                    f"{prefix}loss": float(loss),
-                    f"{prefix}accuracy": float(task_accuracy),
-                }
-                file.write(json.dumps(entry, allow_nan=False) + "\n")
-                file.flush()
-
-        yield log
-
-
-def _reopened(folder: Path, step: int) -> TextIO:
-    folder.mkdir(exist_ok=True)
-    path = folder / "metrics.jsonl"
-    kept = []
-    for line in path.read_text(errors="replace").splitlines(keepends=True) if path.exists() else []:
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, LookupError, TypeError):  # cut short, so later than the checkpoint
-            break
-    with whole_file(path) as file:
-        file.write("".join(kept))
-    return path.open("a")
-
-
-def learning_curve(folder: Path) -> dict[str, list] | None:
-    """What a seed's `metrics.jsonl` says, short: at most `CURVE_POINTS` windows of meta-steps.
-
-    Returns:
-        Middle, mean loss and mean accuracy of each window over training tasks (`step`, `loss`,
-        `accuracy`) and every validation (`val_step`, ...); None where no meta-step was noted.
-    """
-    path = folder / "metrics.jsonl"
-    if not path.exists():
-        return None
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    training = [line for line in lines if "loss" in line]
-    validation = [line for line in lines if "val_loss" in line]
-    if not training:  # a folder that was copied without it
-        return None
-    windows = np.array_split(np.arange(len(training)), min(CURVE_POINTS, len(training)))
-    return {
-        **{
-            key: [
-                round(float(np.mean([training[i][key] for i in window])), 4) for window in windows
-            ]
-            for key in ("step", "loss", "accuracy")
-        },
-        "val_step": [line["step"] for line in validation],
-        **{
-            key: [round(line[key], 4) for line in validation]
-            for key in ("val_loss", "val_accuracy")
-        },
-    }
+    return jax.tree.map(leaf, new, old)
 
 
 @contextmanager

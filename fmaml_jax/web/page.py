@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from string import Template
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -44,139 +45,17 @@ THEME = Default(
     block_info_text_color="*neutral_500",
     button_primary_background_fill="*primary_600",
 )
-STYLE = f"""
-.gradio-container {{max-width: min(880px, 100vw) !important; margin: auto}}
-.picture {{width: 100%; max-width: 640px; height: auto; margin: 0.6em auto}}
-td, .note {{overflow-wrap: break-word}}
-.prose td, .prose th {{padding: 0.3em 0.6em; border-color: var(--border-color-primary) !important}}
-.downloads a {{display: inline-block; margin: 0 0.2em 0.4em; padding: 0.3em 0.8em;
-  border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius);
-  background: var(--button-secondary-background-fill); color: var(--body-text-color);
-  text-decoration: none}}
-@media (max-width: 640px) {{.main.app {{padding: 12px !important}}}}
-#out {{align-self: flex-end}}
-.note {{border-left: 4px solid {VERMILION}; padding: 0.4em 0.8em; margin: 0.3em 0}}
-.good {{border-color: {GREEN}}}
-#recognised .pending {{visibility: hidden}}
-.timeline {{cursor: pointer}}
-.rows {{max-height: 24em; overflow: auto}}
-.rows td, .rows th {{padding: 0.2em 0.3em}}
-.rows button {{white-space: nowrap}}
-.rows select, .rows input {{width: min(8em, 21vw)}}
-.rows button, .rows select, .rows input {{padding: 0.2em 0.3em; color: inherit; font: inherit;
-  background: var(--button-secondary-background-fill); appearance: auto;
-  border: 1px solid var(--border-color-primary); border-radius: var(--button-large-radius)}}
-.rows .chosen {{border-color: var(--color-accent); color: var(--color-accent)}}
-#sound audio {{width: 100%; height: 40px}}
-#sound:not(:has(audio[src^="data:"])) {{display: none}}
-.forgotten {{position: sticky; top: 0; z-index: 9; background: var(--body-background-fill)}}
-"""
-HEAD = """<script>
-// Gradio's place for sound takes no files that are called video, as recorders of phones call sound.
-(() => {
-  const place = (event) => event.target.closest?.("#recording")?.querySelector("input[type=file]");
-  const other = (file) => file.type.startsWith("video/") || !file.type;
-  document.addEventListener("click", (event) => {
-    if (event.target == place(event)) event.target.accept += ",video/*";
-  }, true);
-  document.addEventListener("change", (event) => {
-    const input = place(event);
-    if (event.target != input || ![...input.files].some(other)) return;
-    const given = new DataTransfer();
-    for (const file of input.files) {
-      const type = "audio/" + (file.type.split("/")[1] || "unknown");
-      given.items.add(other(file) ? new File([file], file.name, { type }) : file);
-    }
-    input.files = given.files;
-  }, true);
-  document.addEventListener("drop", (event) => {
-    const input = place(event);
-    if (!input || ![...event.dataTransfer.files].some(other)) return;
-    event.preventDefault();
-    event.stopImmediatePropagation();
-    input.files = event.dataTransfer.files;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  }, true);
-})();
-// Gradio opens a page's connection once: where it is lost, what was given would be forgotten soon.
-(() => {
-  const ask = window.fetch;
-  let held = false;
-  async function hold(address) {
-    for (;;) {
-      await new Promise((done) => setTimeout(done, 10000));
-      try {
-        const answer = await ask(address);
-        if (answer.status == 410) return forgotten();
-        answer.body.cancel();
-      } catch {}
-    }
-  }
-  function forgotten() {
-    const said = document.createElement("div");
-    said.className = "note forgotten";
-    said.setAttribute("role", "alert");
-    said.textContent = "The server has forgotten this page, or was started anew: reload it.";
-    document.querySelector(".gradio-container").prepend(said);
-  }
-  window.fetch = (url, options) => {
-    const address = String(url?.url ?? url);
-    const number = /queue\\/data\\?session_hash=(\\w+)/.exec(address)?.[1];
-    if (number && !held) {
-      held = true;
-      hold(address.replace(/queue\\/data.*/, `heartbeat/${number}?again`));
-    }
-    return ask(url, options);
-  };
-})();
-</script>"""
 
-SEGMENTS = """
-// A segment that is clicked in the timeline or in the table plays; what is labelled is kept.
-const player = () => document.querySelector("#sound audio");
-const buttons = () => [...element.querySelectorAll("button")];
-element.addEventListener("click", (event) => {
-  let button = event.target.closest("button");
-  const timeline = event.target.closest(".timeline");
-  if (timeline) {
-    const { left, width } = event.target.getBoundingClientRect();
-    const { from, to, seconds } = timeline.dataset;
-    const moment = (((event.clientX - left) / width - from) / (to - from)) * seconds;
-    const away = ({ dataset: { start, end } }) => Math.max(start - moment, moment - end);
-    button = buttons().sort((one, other) => away(one) - away(other))[0];
-    const rows = button?.closest(".rows");
-    rows?.scrollTo({ top: button.closest("tr").offsetTop - rows.clientHeight / 2 });
-  }
-  if (!button) return;
-  buttons().forEach((one) => one.classList.toggle("chosen", one == button));
-  if (player().src.includes(`;segment=${button.name};`)) {
-    player().currentTime = 0;
-    return player().play();
-  }
-  player().load();  // browsers of phones let play later what was loaded at a touch
-  trigger("select");
-});
-element.addEventListener("change", ({ target }) => {
-  if (target.selectedOptions?.[0].hasAttribute("data-other")) {
-    const other = Object.assign(document.createElement("input"), { name: target.name });
-    other.setAttribute("aria-label", target.getAttribute("aria-label"));
-    other.maxLength = 80;
-    target.replaceWith(other);
-    other.focus();
-    return;
-  }
-  target.dataset.said = target.value;
-  target.dataset.touched = "";
-  trigger("input");
-});
-watch("value", () => {
-  buttons().forEach((button) => button.classList.remove("chosen"));
-  for (const select of element.querySelectorAll("select")) {
-    select.value = select.dataset.said;
-    delete select.dataset.touched;
-  }
-});
-"""
+
+def _beside(name: str) -> str:
+    """The text of a file beside this one."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+STYLE = Template(_beside("page.css")).substitute(vermilion=VERMILION, green=GREEN)
+HEAD = f"<script>\n{_beside('page.js')}</script>"
+SEGMENTS = _beside("segments.js")
+"""Runs when the table of segments is there, which it calls `element`."""
 CHOSEN = "() => [Number(document.querySelector('#segments .chosen')?.name ?? -1)]"
 LABELLED = """(...given) => [...given.slice(0, -1), Object.fromEntries(
   [...document.querySelectorAll("#segments [data-touched]")].map((one) => [one.name, one.value])
