@@ -1004,7 +1004,7 @@ def test_page_in_chromium(made, tmp_path, width):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
@@ -1026,7 +1026,7 @@ def command(*arguments, cwd=ROOT):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
     )
 
 
