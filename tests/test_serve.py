@@ -1,5 +1,6 @@
 """The web page, driven in a browser: enrolment to timeline, several users, and every bad upload."""
 
+import atexit
 import contextlib
 import csv
 import io
@@ -38,7 +39,8 @@ pytestmark = [
     # Of Gradio's own dependencies.
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
-FREE = socket.create_server(("127.0.0.1", 0))  # nobody else has it until the server does
+FREE = socket.create_server(("127.0.0.1", 0))  # whose port nobody else has until the server does
+atexit.register(FREE.close)
 PORT = FREE.getsockname()[1]
 ADDRESS = f"http://127.0.0.1:{PORT}"
 SOON = (
@@ -111,7 +113,8 @@ def name_emotion(page, emotion):
 
 def give(page, emotion, paths):
     name_emotion(page, emotion)
-    page.wait_for_timeout(300)  # until the place to drop files is empty again
+    # Until the place to drop files is empty again: others would be added to those that are there.
+    page.locator("#clips .file-preview").wait_for(state="detached")
     page.locator("#clips input[type=file]").set_input_files(paths)
 
 
@@ -417,7 +420,8 @@ def test_a_video_container_is_a_recording(visit, trained, tmp_path, name):
     )
     recording = made.rename(tmp_path / name)  # what it is called is all that the page knows
     page.locator("#recording input[type=file]").set_input_files(recording)
-    page.wait_for_timeout(3000)  # players of some browsers play it, and others do not
+    # Players of some browsers play it, and others do not; it can be taken back in all of them.
+    page.locator("#recording").get_by_label("Clear").wait_for()
     press(page, "Recognise")
     page.get_by_text("with a probability of").wait_for()
 

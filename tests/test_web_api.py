@@ -68,7 +68,7 @@ def serve(start, tmp_path_factory):
     for server, _ in running:
         server.should_exit = True
     for _, thread in running:
-        thread.join(10)
+        thread.join(60)
     patch.undo()
     drop_loops()
 

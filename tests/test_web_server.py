@@ -72,7 +72,7 @@ def running(start, tmp_path_factory):
     drop_loops()
     yield SimpleNamespace(port=port, folder=folder, sessions=sessions, page=kept[0])
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     patch.undo()
     drop_loops()
 
