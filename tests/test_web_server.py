@@ -77,13 +77,6 @@ def running(start, tmp_path_factory):
     drop_loops()
 
 
-@pytest.fixture
-def served(running):
-    """The page, which nobody has visited."""
-    yield running
-    running.sessions.close()
-
-
 @contextlib.contextmanager
 def little_patience():
     """What nobody needs is forgotten at once, and not within minutes.
@@ -95,6 +88,14 @@ def little_patience():
         patch.setattr(web_server, "UNUSED", 0.1)
         patch.setattr(web_server, "UNFETCHED", 0.1)
         yield
+
+
+@pytest.fixture
+def served(running):
+    """The page, whose visitors before are forgotten."""
+    with little_patience():
+        wait_until(lambda: not len(running.sessions))
+    return running
 
 
 def wait_until(holds):
