@@ -197,9 +197,10 @@ class Turns:
             if session.is_left():
                 raise LeftError
             if self._waiting and begun is not None:
-                self._give(session, begun)
-                begun = None
-                begun = self._take(session)
+                with self._condition:  # so that it waits already when others look who is next
+                    self._give(session, begun)
+                    begun = None
+                    begun = self._take(session)
 
         try:
             yield pass_on
