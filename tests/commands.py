@@ -27,7 +27,7 @@ LIBRARIES = (
 )
 
 
-def run_module(module, *arguments, env=None, timeout=100):
+def run_module(module, *arguments, env=None, timeout=300):
     """`python -m module arguments` in the project's folder, as `subprocess.run` would return it.
 
     Args:

@@ -49,7 +49,7 @@ def test_a_signal_during_a_garbage_collection_is_not_lost(number, said):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, done.stderr) == (128 + number, said)
 
@@ -93,7 +93,7 @@ def test_output_that_cannot_be_written_ends_no_work(redirection, code, said, tmp
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert (done.returncode, (tmp_path / "result").read_text()) == (code, "done"), done.stderr
     assert said in done.stderr
@@ -135,7 +135,7 @@ def test_a_full_disk_has_an_exit_code_of_its_own(arguments, code, said):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == code
     assert done.stderr.startswith(said)
@@ -176,7 +176,7 @@ def test_help_does_not_wait_for_what_the_work_needs(command):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0
     assert f"python -m {command} " in done.stdout

@@ -1,7 +1,10 @@
 """Tasks split over eight devices: the same gradient, predictions and parameters as on one."""
 
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import jax
@@ -28,6 +31,7 @@ from fmaml_jax.training.devices import (
 from fmaml_jax.training.evaluate import gather, make_programs, predict_episodes
 from fmaml_jax.training.train import State, make_update
 from tests.corpus import EMOTIONS, save_corpora
+from tests.test_prepare import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -225,13 +229,40 @@ def test_a_run_compiles_each_program_once(tmp_path, caplog):
     assert compiled.total() <= 25, compiled
 
 
+def test_a_program_that_is_half_written_is_compiled_and_nothing_is_said(tmp_path):
+    code = (
+        "import jax\n"
+        "from fmaml_jax.training.devices import set_up_device\n"
+        "set_up_device()\n"
+        "print(jax.jit(lambda x: 2 * x)(1.5))\n"
+    )
+
+    def compute():
+        environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        return done.stdout, done.stderr
+
+    assert compute() == ("3.0\n", "")
+    programs = [path for path in tmp_path.rglob("*-cache") if path.is_file()]
+    assert programs
+    for path in programs:
+        os.truncate(path, path.stat().st_size // 2)
+    assert compute() == ("3.0\n", "")
+
+
 @pytest.mark.parametrize(
     ("chunk", "remedy"), [(0, "choose smaller tasks"), (6, "give --task_chunk=2 or less")]
 )
 def test_a_device_out_of_memory_is_one_sentence(chunk, remedy):
     layout = make_layout(16, chunk, jax.devices()[:4])
     with pytest.raises(UserError, match=remedy), within_memory(layout, 16):
-        jnp.ones(2**46, jnp.int8).block_until_ready()  # 64 TiB
+        jnp.ones(2**48, jnp.int8).block_until_ready()  # more than a process has addresses for
     with pytest.raises(jax.errors.JaxRuntimeError, match="other"), within_memory(layout, 16):
         raise jax.errors.JaxRuntimeError("INTERNAL: other")
 

@@ -282,7 +282,7 @@ def test_examples_run_as_written(document, at_hand, tmp_path, monkeypatch):
                 exec(block, names)
         else:
             assert language in ("", "sh")
-            subprocess.run(["bash", "-ec", block], check=True, timeout=300)
+            subprocess.run(["bash", "-ec", block], check=True, timeout=1000)
     for shell in blocks(document, ""):
         for path in re.findall(r"--(?:out|report)=(\S+\.\S+)", shell):
             assert (folder / path).stat().st_size, f"there is no {path}"

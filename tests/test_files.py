@@ -49,7 +49,7 @@ def test_two_writers_of_one_name_do_not_mix(tmp_path):
         with whole_file(tmp_path / "out.csv") as file:
             file.write(letter * 100)
             file.flush()
-            both_open.wait(10)
+            both_open.wait(60)
             file.write(letter * 100)
 
     threads = [threading.Thread(target=write, args=letter) for letter in "ab"]
@@ -81,7 +81,7 @@ def test_a_pipe_is_written_to_and_stays(tmp_path, mode):
     reader.start()
     with whole_file(pipe, mode) as file:
         file.write("voices" if mode == "w" else b"voices")
-    reader.join(10)
+    reader.join(60)
     assert heard == [b"voices"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert os.listdir(tmp_path) == ["pipe"]

@@ -173,7 +173,7 @@ def test_a_model_is_written_where_a_link_leads_and_into_a_pipe(tmp_path, path, r
     reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
     reader.start()
     save(recogniser, pipe)
-    reader.join(10)
+    reader.join(60)
     (tmp_path / "piped.model").write_bytes(read[0])
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert load(tmp_path / "piped.model").classes == load(link).classes == recogniser.classes

@@ -427,7 +427,7 @@ def test_full_disk_leaves_nothing(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 3
     assert done.stderr.splitlines()[-1].startswith(f"error: cannot write {out}: File too large")

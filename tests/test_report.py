@@ -420,11 +420,11 @@ def test_tables_are_numbered_once_inductive_first_and_none_repeats_another(tmp_p
 
 def test_a_run_records_its_commit():
     head = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+        ["git", f"--git-dir={ROOT / '.git'}", "rev-parse", "HEAD"], capture_output=True, text=True
     ).stdout
     commit = describe(Config(), {}, {}, "cpu")["versions"].get("commit", "")
     assert head.startswith(commit.removesuffix("-dirty"))
-    assert bool(commit) == (ROOT / ".git").exists()
+    assert bool(commit) == bool(head)
 
 
 def test_what_differs_and_the_commit_are_on_the_page(tmp_path):
@@ -1006,7 +1006,7 @@ def test_page_in_chromium(made, tmp_path, width):
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "CONSOLE" not in done.stderr
@@ -1028,7 +1028,7 @@ def command(*arguments, cwd=ROOT):
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=300,
     )
 
 

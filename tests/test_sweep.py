@@ -81,7 +81,7 @@ def test_a_run_that_another_sweep_computes_is_said_to_be_so(tmp_path):
     )
     first = threading.Thread(target=run)
     first.start()
-    while not log.exists() or not log.read_text():
+    while not (run.process and log.exists() and log.read_text()):
         time.sleep(0.01)
     try:
         other = Run([sys.executable, "-c", "print('never')"], log)
@@ -152,11 +152,11 @@ def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
 def slurm(tmp_path):
     """The configuration file of a Slurm that was started for the test."""
     script, folder = ROOT / "tests" / "slurm.sh", tmp_path / "slurm"
-    started = subprocess.run([script, "start", folder], capture_output=True, text=True, timeout=100)
+    started = subprocess.run([script, "start", folder], capture_output=True, text=True, timeout=300)
     if started.returncode:
         pytest.skip(f"no Slurm: {(started.stdout + started.stderr).strip()}")
     yield str(folder / "slurm.conf")
-    subprocess.run([script, "stop", folder], check=True, timeout=60)
+    subprocess.run([script, "stop", folder], check=True, timeout=300)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The web page's server without a browser: what it keeps of whom, and how it ends."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
@@ -49,16 +50,12 @@ def drop_loops():
 
 
 @pytest.fixture(scope="module")
-def served(start, tmp_path_factory):
+def running(start, tmp_path_factory):
     """The page in this process: its port, folder, sessions and Gradio's own objects."""
     folder = tmp_path_factory.mktemp("page")
     patch = pytest.MonkeyPatch()
     patch.setenv("GRADIO_TEMP_DIR", str(folder))
-    patch.setattr(web_session, "GRACE", 0.5)
-    patch.setattr(web_server, "UNUSED", 1.5)
-    patch.setattr(web_server, "UNFETCHED", 0.5)
     patch.setattr(web_server, "SWEEP_SECONDS", 0.1)
-    patch.setattr(web_page, "WAIT", 1.0)
     kept = []
     make_page = web_server.make_page
     patch.setattr(web_server, "make_page", lambda *given: kept.append(make_page(*given)) or kept[0])
@@ -75,13 +72,34 @@ def served(start, tmp_path_factory):
     drop_loops()
     yield SimpleNamespace(port=port, folder=folder, sessions=sessions, page=kept[0])
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     patch.undo()
     drop_loops()
 
 
-def wait_until(holds, seconds=10):
-    for _ in range(round(seconds / 0.05)):
+@contextlib.contextmanager
+def little_patience():
+    """What nobody needs is forgotten at once, and not within minutes.
+
+    It is not so where a test visits the page: a machine with other work would be too slow for it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(web_session, "GRACE", 0.1)
+        patch.setattr(web_server, "UNUSED", 0.1)
+        patch.setattr(web_server, "UNFETCHED", 0.1)
+        yield
+
+
+@pytest.fixture
+def served(running):
+    """The page, whose visitors before are forgotten."""
+    with little_patience():
+        wait_until(lambda: not len(running.sessions))
+    return running
+
+
+def wait_until(holds):
+    for _ in range(1200):
         if holds():
             return
         time.sleep(0.05)
@@ -120,9 +138,10 @@ def test_what_a_page_gave_is_gone_with_it_and_so_is_what_the_framework_kept(serv
     assert len(files(served)) == 1  # the recording
     visitor.upload(("late.wav", sound(seed=2)))  # just before the page is closed
     visitor.close()
-    wait_until(lambda: served.sessions.find(visitor.number) is None)
-    wait_until(lambda: not framework_knows(served, visitor.number))
-    wait_until(lambda: not list(served.folder.iterdir()))
+    with little_patience():
+        wait_until(lambda: served.sessions.find(visitor.number) is None)
+        wait_until(lambda: not framework_knows(served, visitor.number))
+        wait_until(lambda: not list(served.folder.iterdir()))
     assert not session.clips
     assert not any(
         "late" in path or "diary" in path for s in served.page.temp_file_sets for path in s
@@ -132,17 +151,23 @@ def test_what_a_page_gave_is_gone_with_it_and_so_is_what_the_framework_kept(serv
 def test_one_of_two_connections_may_drop(served):
     visitor = Visitor(served.port)
     visitor.add("joy", ("a.wav", sound()))
+    session = served.sessions.find(visitor.number)
     visitor.beat()
     visitor.drop()
-    time.sleep(1.0)
+    wait_until(lambda: session.connections == 1)
+    with little_patience():
+        time.sleep(1.0)
     assert len(served.sessions.find(visitor.number).clips) == 1
     visitor.drop()
+    wait_until(lambda: not session.connections)
     assert visitor.beat(again=True) == 200  # after a lost network, within a moment
-    time.sleep(1.0)
+    with little_patience():
+        time.sleep(1.0)
     assert "2 clips" in visitor.add("joy", ("b.wav", sound(seed=1)), ("c.wav", sound(seed=2)))
     assert len(served.sessions.find(visitor.number).clips) == 3
     visitor.close()
-    wait_until(lambda: served.sessions.find(visitor.number) is None)
+    with little_patience():
+        wait_until(lambda: served.sessions.find(visitor.number) is None)
     assert visitor.beat(again=True) == 410
     assert visitor.join("Enrol", [], "")[0] == 410
     visitor.close()
@@ -156,23 +181,28 @@ def test_answers_are_not_kept_in_the_frameworks_state(served):
     visitor.close()
 
 
-def test_what_is_done_after_the_close_makes_no_session_anew(served):
+def test_what_is_done_after_the_close_makes_no_session_anew(served, monkeypatch):
+    monkeypatch.setattr(web_page, "WAIT", 0.1)
     visitor = Visitor(served.port)
     status, _ = visitor.join("Enrol", ["neutral"], "")
     assert status == 200
     visitor.close()
-    wait_until(lambda: served.sessions.find(visitor.number) is None)
+    with little_patience():
+        wait_until(lambda: served.sessions.find(visitor.number) is None)
     served.page.state_holder[visitor.number]  # as an event does that is late
     wait_until(lambda: not framework_knows(served, visitor.number))
 
 
-def test_answers_that_nobody_fetches_are_dropped(served):
+def test_answers_that_nobody_fetches_are_dropped(served, monkeypatch):
     visitor = Visitor(served.port)
-    statuses = [visitor.join("Enrol", ["neutral"], "")[0] for _ in range(30)]
-    assert statuses[:6] == [200] * 4 + [429] * 2
-    queue = served.page._queue
-    wait_until(lambda: not queue.pending_messages_per_session.get(visitor.number))
-    wait_until(lambda: not queue.pending_event_ids_session.get(visitor.number))
+    with monkeypatch.context() as patch:
+        patch.setattr(web_page, "WAIT", 0.1)
+        statuses = [visitor.join("Enrol", ["neutral"], "")[0] for _ in range(30)]
+        assert statuses == [200] * 4 + [429] * 26
+        queue = served.page._queue
+        with little_patience():
+            wait_until(lambda: not queue.pending_messages_per_session.get(visitor.number))
+            wait_until(lambda: not queue.pending_event_ids_session.get(visitor.number))
     assert "There are no clips" in visitor.enrol()  # the page is there as before
     visitor.close()
 
@@ -185,7 +215,8 @@ def test_an_upload_has_files_alone(served):
     assert (status, said) == (400, b"A part of it is not a file.")
     mixed = multipart([("a.wav", b"sound")])[0].replace(b"--edge--\r\n", field)
     assert visitor.ask("POST", "/gradio_api/upload", mixed, headers)[0] == 400
-    wait_until(lambda: not files(served))
+    with little_patience():
+        wait_until(lambda: not files(served))
 
 
 def test_files_of_an_address_have_a_bound(served, monkeypatch):
@@ -204,7 +235,8 @@ def test_files_of_an_address_have_a_bound(served, monkeypatch):
         visitor.upload(("b.wav", b"sound"))
     assert web_server._stored(served.folder, "127.0.0.1")[0] == 2000
     assert web_server._stored(served.folder, "1.2.3.4") == (0, 2000)
-    wait_until(lambda: not list(served.folder.iterdir()))  # soon, where nobody uses them
+    with little_patience():
+        wait_until(lambda: not list(served.folder.iterdir()))
 
 
 @pytest.mark.slow
@@ -267,26 +299,27 @@ def test_two_additions_at_once_answer_for_themselves(served):
 
 
 def test_work_ends_soon_after_its_page(served, monkeypatch):
-    monkeypatch.setattr(web_session, "LEFT", 0.2)
-    session = Sessions().begin("abcdef", "")
-    told = []
+    begun, ended = threading.Event(), threading.Event()
 
     def wait(session, path, abstain, report, speakers):
-        while True:
-            told.append(time.monotonic())
-            time.sleep(0.05)
-            report(0.5)
+        begun.set()
+        try:
+            while True:
+                time.sleep(0.05)
+                report(0.5)
+        finally:
+            ended.set()
 
     monkeypatch.setattr(web_session, "recognise", wait)
     visitor = Visitor(served.port)
     visitor.join("Recognise", None, 0, "")
     listening = visitor.listen()
     next(listening)
-    wait_until(lambda: told)
+    assert begun.wait(60)
+    assert not ended.is_set()
     listening.close()
     visitor.close()
-    wait_until(lambda: time.monotonic() - told[-1] > 1, 20)
-    assert session.is_left(0.0)
+    assert ended.wait(60)
 
 
 def test_memory_is_given_back_when_nobody_is_there_and_calls_were(monkeypatch):
@@ -311,7 +344,10 @@ def test_memory_is_given_back_when_nobody_is_there_and_calls_were(monkeypatch):
         assert done == []  # nobody was there
         assert sessions.begin("abcdef", "")
         sessions.end("abcdef")  # between two sweeps, as a short call does
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(60):
+            while "memory" not in done:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.3)
         assert done == ["programs", "memory"]
         sweeping.cancel()
 
@@ -399,7 +435,7 @@ def test_a_signal_ends_it_in_order_while_it_works(trained, tmp_path, number, cod
     time.sleep(0.1)
     if number == signal.SIGINT:
         process.send_signal(number)  # pressed twice
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     listening.close()
     visitor.close()
     assert (process.returncode, errors) == (code, said)
@@ -415,7 +451,7 @@ def test_others_than_this_machine_need_the_token(trained, tmp_path):
     assert visitor.ask("GET", "/config")[0] == 401
     assert visitor.ask("GET", f"/?token={token}")[0] == 303
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=300)
 
 
 @pytest.mark.slow
@@ -423,7 +459,7 @@ def test_a_port_that_is_taken_is_said_in_words(trained, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process, _, first = command(trained, tmp_path, f"--port={port}")
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=300)
     assert process.returncode == 2
     assert first == ""
     assert errors == (

@@ -5,6 +5,8 @@ import re
 import threading
 import time
 import weakref
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -159,10 +161,7 @@ def test_two_additions_at_once_say_each_its_own(start, tmp_path):
     def add(label):
         found[label] = add_clips(session, start, given[label], label, NEW, "")
 
-    threads = [threading.Thread(target=add, args=(label,)) for label in given]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
+    for thread in started(*(partial(add, label) for label in given)):
         thread.join()
     for label, paths in given.items():
         added, errors = found[label]
@@ -388,19 +387,12 @@ def test_what_a_voice_is_known_by_lives_for_the_call_alone(heard, start, monkeyp
     assert not any(own() is not None for own in (*embeddings, *arrays))
 
 
-def work(turns, session, windows, done, name, seconds=0.01):
-    """Works in a thread of its own, and notes in `done` each window that is done."""
-
-    def run():
-        with turns.turn(session) as pass_on:
-            for _ in range(windows):
-                time.sleep(seconds)
-                done.append(name)
-                pass_on()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    return thread
+def started(*works):
+    """Each in a thread of its own."""
+    threads = [threading.Thread(target=work) for work in works]
+    for thread in threads:
+        thread.start()
+    return threads
 
 
 def alive(address=""):
@@ -408,25 +400,49 @@ def alive(address=""):
 
 
 def test_short_work_does_not_wait_until_long_work_is_done():
-    turns, done = Turns(2), []
-    long = [work(turns, alive(f"{number}"), 100, done, "long") for number in range(4)]
-    time.sleep(0.1)
-    short = work(turns, alive("other"), 1, done, "short")
-    short.join(1)
-    assert 0 < done.index("short") < 100
-    for thread in long:
-        thread.join()
-    assert len(done) == 401
+    turns, begun, over = Turns(2), threading.Semaphore(0), threading.Event()
+
+    def long(number):
+        with turns.turn(alive(f"{number}")) as pass_on:
+            begun.release()
+            while not over.wait(0.01):
+                pass_on()
+
+    def short():
+        with turns.turn(alive("other")):
+            pass
+
+    started(*(partial(long, number) for number in range(4)))
+    try:
+        for _ in range(4):
+            assert begun.acquire(timeout=60)
+        (other,) = started(short)
+        other.join(60)
+        assert not other.is_alive()
+    finally:
+        over.set()
 
 
-def test_visitors_share_however_many_pages_they_have():
-    turns, done = Turns(1), []
-    many = [work(turns, alive("greedy"), 25, done, "greedy") for _ in range(8)]
-    one = work(turns, alive("modest"), 25, done, "modest")
-    one.join()
-    assert 15 < done.count("greedy") < 60  # about as much as the one, not eight times
-    for thread in many:
+def test_visitors_share_however_many_pages_they_have(monkeypatch):
+    clock, done = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr(sessions_of_pages, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    turns = Turns(1)
+
+    def work(name):
+        with turns.turn(alive(name)) as pass_on:
+            for _ in range(25):
+                clock.now += 0.01
+                done.append(name)
+                pass_on()
+
+    with turns.turn(alive("first")):
+        threads = started(*[partial(work, name) for name in ["greedy"] * 8 + ["modest"]])
+        while len(turns._waiting) < 9:
+            time.sleep(0.01)
+    for thread in threads:
         thread.join()
+    last = len(done) - done[::-1].index("modest")
+    assert 23 <= done[:last].count("greedy") <= 27  # as much as the one, not eight times
 
 
 def test_work_ends_when_its_page_is_gone():
@@ -442,13 +458,11 @@ def test_work_ends_when_its_page_is_gone():
         except LeftError:
             raised.append(session)
 
-    threads = [threading.Thread(target=run, args=(session,)) for session in (gone, waiting)]
-    for thread in threads:
-        thread.start()
+    threads = started(*(partial(run, session) for session in (gone, waiting)))
     time.sleep(0.05)
     gone.ended = waiting.ended = True
     for thread in threads:
-        thread.join(3)
+        thread.join(60)
     assert len(raised) == 2
     with turns.turn(alive()):
         pass  # their turns were given back

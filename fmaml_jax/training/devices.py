@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -229,6 +230,8 @@ def set_up_device() -> None:
     # found by trying kernels on a GPU is kept beside them: JAX does so by itself.)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # What another process has not written to its end is compiled here too, as if it were not there.
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")
     # Without a home that can be written, every run compiles anew.
     with contextlib.suppress(OSError, RuntimeError):
         jax.config.update("jax_compilation_cache_dir", str(cache_folder()))

@@ -153,11 +153,13 @@ class Sessions:
 
     def of_address(self, address: str) -> list[str]:
         """The numbers of an address's pages."""
-        return [number for number, own in self._of_pages.items() if own.address == address]
+        pages = list(self._of_pages.items())  # at once: another thread may close them meanwhile
+        return [number for number, own in pages if own.address == address]
 
     def recordings(self) -> set[Path]:
         """The files that are still needed."""
-        return {session.recording for session in self._of_pages.values() if session.recording}
+        sessions = list(self._of_pages.values())  # at once, as above
+        return {session.recording for session in sessions if session.recording}
 
     def close(self) -> None:
         """Ends all of them."""
@@ -195,9 +197,10 @@ class Turns:
             if session.is_left():
                 raise LeftError
             if self._waiting and begun is not None:
-                self._give(session, begun)
-                begun = None
-                begun = self._take(session)
+                with self._condition:  # so that it waits already when others look who is next
+                    self._give(session, begun)
+                    begun = None
+                    begun = self._take(session)
 
         try:
             yield pass_on
