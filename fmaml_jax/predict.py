@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("standard output is closed; name a file: --out=FILE")
     if not out and not args["format"].present and sys.stdout.isatty():
         written = TERMINAL
-    to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
+    to_folder = bool(out) and (out.endswith("/") or os.path.isdir(out))
     if args.fill and (len(wanted) > 1 or to_folder):
         raise UserError("--fill is of one recording, and one file; name one of each")
     if written.single and len(wanted) > 1 and not to_folder:

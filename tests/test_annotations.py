@@ -320,6 +320,11 @@ def test_sound_that_is_missing_or_there_twice(call):
         read_annotation(nameless)
 
 
+def test_sound_whose_name_no_file_can_have(call):
+    path = eaf(call.with_suffix(".eaf"), f"{'x' * 300}.wav")
+    assert read_annotation(path, "speech").sound == call
+
+
 def test_an_eaf_without_times(call):
     path = eaf(call.with_suffix(".eaf"))
     path.write_text(path.read_text().replace(' TIME_VALUE="0"', ""))

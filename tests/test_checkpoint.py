@@ -56,6 +56,8 @@ def test_paths_of_every_kind(folder, start, monkeypatch):
 
 
 def test_another_folder(tmp_path):
+    with pytest.raises(UserError, match=r"config\.json is damaged or unreadable"):
+        load_start("x" * 300)
     with pytest.raises(UserError, match="is not a run folder; give the folder of a run"):
         load_start(tmp_path)
 

@@ -136,7 +136,7 @@ def with_flagfiles(
             continue
         path = Path((value if equals else next(rest, "")).strip()).expanduser()
         places = (beside / path, path, PRESETS / path.name)
-        path = next((place for place in places if place.exists()), path).resolve()
+        path = next((place for place in places if os.path.exists(place)), path).resolve()
         if path in within:
             raise UserError(f"the flagfile {path} names itself; take that line out")
         try:

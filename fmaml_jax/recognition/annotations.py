@@ -12,6 +12,7 @@ label of Audacity's.
 
 import codecs
 import mimetypes
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -358,7 +359,7 @@ def _media(root: Element, path: Path) -> tuple[Path, float]:
         names.append(name)
         for place in (relative, unquote(relative), url, name):
             file = listed_file(path.parent, place)
-            if place and is_audio(file.name) and file.is_file():
+            if place and is_audio(file.name) and os.path.isfile(file):
                 return file, float(media.get("TIME_ORIGIN", "0")) / 1000
     try:
         return sound_beside(path), 0.0

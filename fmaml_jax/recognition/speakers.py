@@ -148,7 +148,7 @@ def _csv_turns(path: Path) -> dict[str, list[Turn]]:
         if not row.cells["file"] or not row.cells["speaker"]:
             raise UserError(f"{row.place} names no file or no speaker; fill it in, or take it out")
         file = listed_file(path.parent, row.cells["file"])
-        name = os.path.realpath(file) if file.exists() else row.cells["file"]
+        name = os.path.realpath(file) if os.path.exists(file) else row.cells["file"]
         turns[name].append(Turn(start, math.inf if end is None else end, row.cells["speaker"]))
     if not turns:
         raise UserError(f"{path} has no rows; list who speaks: file,speaker[,start,end]")

@@ -24,7 +24,7 @@ from fmaml_jax.audio.quality import (
 )
 from fmaml_jax.audio.voice_activity import Samples
 from fmaml_jax.common.errors import UserError, require_kind
-from fmaml_jax.common.files import is_audio, is_hidden, passed_over, walk
+from fmaml_jax.common.files import is_audio, is_hidden, passed_over, require_there, walk
 from fmaml_jax.common.text import (
     clean_name,
     is_text,
@@ -325,8 +325,7 @@ def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> li
 
 def _rows(path: Path, start: Start, tier: str) -> list[_Row]:
     """The clips that a folder, a CSV or an annotation lists."""
-    if not path.exists():
-        raise UserError(f"--support={path} does not exist; give a folder, a CSV or an annotation")
+    require_there(path, "give a folder, a CSV or an annotation (--support)")
     if path.is_dir():
         rows = _annotated_rows(path, tier) if tier else _folder_rows(path, start)
     elif is_annotation(path):
@@ -415,8 +414,8 @@ def _table_rows(path: Path) -> list[_Row]:
         speaker = row.cells.get("speaker", "")
         if "confidence" in row.cells:
             predicted = True
-            file = file if file.exists() else listed_file(Path(), row.cells["file"])
-        if not file.exists():
+            file = file if os.path.exists(file) else listed_file(Path(), row.cells["file"])
+        if not os.path.exists(file):
             raise UserError(
                 f"{row.place} lists {row.cells['file']!r}, and there is no {file.absolute()}; give "
                 "each path as it is seen from the folder of the CSV"
