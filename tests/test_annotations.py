@@ -283,6 +283,16 @@ def test_random_textgrids_come_through_unchanged(tmp_path):
             "labels 'joy' from 3 to 3 s, no length",
         ),
         ("call.TextGrid", grid(emotion=[(3.0, 5.0, "a"), (4.0, 6.0, "b")]), "that overlap at 4 s"),
+        (
+            "call.TextGrid",
+            grid(emotion=[(9.0, 9.5, "joy")]) | {"xmin": 8.0, "xmax": 11.0},
+            "is from 8 to 11 s of a recording, and .*call.wav lasts 10 s; shift its times to 0",
+        ),
+        (
+            "call.TextGrid",
+            'File type = "ooTextFile"\nObject class = "TextGrid"\n0 1e400 <exists> 0',
+            "is not a TextGrid that can be read",
+        ),
         ("other.TextGrid", grid(emotion=SAID), "no sound is beside .*other.TextGrid; put the file"),
         ("call.TextGrid", "", "is not a TextGrid that can be read"),
         (
@@ -293,8 +303,21 @@ def test_random_textgrids_come_through_unchanged(tmp_path):
         ("call.TextGrid", b"\xff\xfeodd", "is not a TextGrid in UTF-8 or UTF-16"),
         ("call.eaf", "<a/>", "is not an annotation of ELAN"),
         ("call.eaf", "<a", "is not XML"),
+        ("call.eaf", '<?xml version="1.0" encoding="gb2312"?><a/>', "is not XML"),
+        ("call.eaf", '<?xml version="1.0" encoding="unknown"?><a/>', "is not XML"),
+        (
+            "call.eaf",
+            '<ANNOTATION_DOCUMENT><TIME_SLOT TIME_VALUE="0.5"/></ANNOTATION_DOCUMENT>',
+            "has the TIME_VALUE '0.5', no number of milliseconds",
+        ),
+        (
+            "call.eaf",
+            '<ANNOTATION_DOCUMENT><MEDIA_DESCRIPTOR TIME_ORIGIN=""/></ANNOTATION_DOCUMENT>',
+            "has the TIME_ORIGIN '', no number of milliseconds",
+        ),
         ("call.txt", "1\t2\tjoy\n3 4 joy", "line 2 of .* is not a start, an end and a label"),
         ("call.txt", "2\t2\tjoy", "labels 'joy' from 2 to 2 s, no length"),
+        ("call.txt", "-1\t2\tjoy", "labels 'joy' from -1 to 2 s, before the sound; move it"),
     ],
 )
 def test_bad_annotations_are_one_sentence(call, name, content, sentence):
@@ -304,6 +327,27 @@ def test_bad_annotations_are_one_sentence(call, name, content, sentence):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=sentence):
         read_annotation(path)
+
+
+def test_a_textgrid_of_a_part_of_a_recording(call):
+    path = call.with_suffix(".TextGrid")
+    part = grid(emotion=[(8.0, 9.0, "joy")]) | {"xmin": 7.0}
+    path.write_text(getTextgridAsStr(part, "long_textgrid", False))
+    assert read_annotation(path).intervals == [Interval(8.0, 9.0, "joy")]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[x/call.wav", "file:///C:/a%20b/c#1/call.wav", "C:\\call.wav"]
+)
+def test_addresses_of_sound_of_every_kind(call, address):
+    path = eaf(call.with_suffix(".eaf"))
+    tree = ElementTree.parse(path)
+    (media,) = tree.iter("MEDIA_DESCRIPTOR")
+    media.attrib = {"MEDIA_URL": address}
+    tree.write(path)
+    call.with_name("other.wav").write_bytes(b"")
+    path = path.rename(path.with_name("other.eaf"))
+    assert read_annotation(path, "speech").sound == call
 
 
 def test_sound_that_is_missing_or_there_twice(call):
@@ -330,6 +374,8 @@ def test_an_eaf_without_times(call):
     path.write_text(path.read_text().replace(' TIME_VALUE="0"', ""))
     with pytest.raises(UserError, match="does not say when 'say joy' begins and ends; align it"):
         read_annotation(path, "speech")
+    path.write_text(path.read_text().replace(">say joy<", "><"))  # nothing is said there
+    assert [each.start for each in read_annotation(path, "speech").intervals] == [1.5, 2.25, 6.125]
 
 
 def test_a_textgrid_of_another_recording_is_not_filled(call):

@@ -11,6 +11,7 @@ label of Audacity's.
 """
 
 import codecs
+import math
 import mimetypes
 import os
 import re
@@ -19,10 +20,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
+from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_audio
 from fmaml_jax.common.text import listed_file, name_key, one_line
@@ -77,7 +79,7 @@ def read_annotation(path: Path, tier: str = TIER) -> Annotation:
 
     Raises:
         UserError: the file cannot be read, lacks the tier, has labelled intervals that overlap or
-            last no time, or its sound is missing.
+            last no time, or its sound is missing, or is a part of what it is about.
     """
     if path.suffix.lower() == ".eaf":
         root = parse_eaf(path)
@@ -88,7 +90,9 @@ def read_annotation(path: Path, tier: str = TIER) -> Annotation:
         ]
     elif path.suffix.lower() == ".textgrid":
         sound = sound_beside(path)
-        found = _grid_intervals(parse_textgrid(path), path, tier)
+        grid = parse_textgrid(path)
+        _require_origin(grid, path, sound)
+        found = _grid_intervals(grid, path, tier)
     else:
         sound = sound_beside(path)
         found = _audacity_intervals(path)
@@ -103,9 +107,10 @@ def _checked(intervals: Iterable[Interval], path: Path) -> list[Interval]:
         if not label.strip():
             continue
         if not 0 <= start < end:
+            wrong = "before the sound; move it" if start < 0 else "no length of time; stretch it"
             raise UserError(
-                f"{path} labels {one_line(label)!r} from {start:g} to {end:g} s, no length of "
-                "time; stretch it, or remove it"
+                f"{path} labels {one_line(label)!r} from {start:g} to {end:g} s, {wrong}, or "
+                "remove it"
             )
         if start < last.get(speaker, 0.0) - 1e-3:
             raise UserError(
@@ -219,6 +224,23 @@ def require_length(document: Document, path: Path, seconds: float) -> None:
         )
 
 
+def _require_origin(grid: Grid, path: Path, sound: Path) -> None:
+    """Checks whose times a TextGrid of a part has: those of the whole, which Praat may leave it.
+
+    Raises:
+        UserError: the sound is the part alone, which begins at 0.
+    """
+    try:
+        seconds = probe(sound).seconds
+    except AudioError:  # is said with the clips
+        return
+    if grid["xmin"] > 0 and grid["xmax"] > seconds + ROUNDED:
+        raise UserError(
+            f"{path} is from {grid['xmin']:g} to {grid['xmax']:g} s of a recording, and {sound} "
+            f"lasts {seconds:g} s; shift its times to 0 in Praat, or give the whole recording"
+        )
+
+
 def _read_text(path: Path, what: str) -> str:
     """Text in UTF-8, or by its byte-order mark in UTF-16, which Praat writes where it must."""
     try:
@@ -252,7 +274,7 @@ def parse_textgrid(path: Path) -> Grid:
 
     def take(kind: type) -> Any:
         word = next(words, None)
-        if not isinstance(word, kind):
+        if not isinstance(word, kind) or word in (math.inf, -math.inf):
             raise ValueError(word)
         return word
 
@@ -330,6 +352,10 @@ def _grid_text(grid: Grid) -> str:
 
 # ELAN's .eaf.
 
+_MILLISECONDS = re.compile(r"-?\d{1,15}")
+_PLACE = re.compile(r"[\w.+-]+:(//[^/]*)?")
+"""What stands before the path in an address; ELAN escapes neither # nor ? behind it."""
+
 
 def parse_eaf(path: Path) -> Element:
     """Reads an .eaf with all that it holds.
@@ -342,10 +368,17 @@ def parse_eaf(path: Path) -> Element:
         root = ElementTree.parse(path, ElementTree.XMLParser(target=builder)).getroot()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: its encoding
         raise UserError(f"{path} is not XML ({error}); save it in ELAN again") from error
     if root.tag != "ANNOTATION_DOCUMENT":
         raise UserError(f"{path} is not an annotation of ELAN; save it in ELAN again")
+    for tag, key in (("TIME_SLOT", "TIME_VALUE"), ("MEDIA_DESCRIPTOR", "TIME_ORIGIN")):
+        for value in (each.get(key, "0") for each in root.iter(tag)):
+            if not _MILLISECONDS.fullmatch(value):
+                raise UserError(
+                    f"{path} has the {key} {value[:20]!r}, no number of milliseconds; save it in "
+                    "ELAN again"
+                )
     return root
 
 
@@ -353,14 +386,14 @@ def _media(root: Element, path: Path) -> tuple[Path, float]:
     """The sound that an .eaf is about, and which of its seconds is 0 in the .eaf."""
     names = []
     for media in root.iter("MEDIA_DESCRIPTOR"):
-        url = unquote(urlparse(media.get("MEDIA_URL", "")).path)
+        url = unquote(_PLACE.sub("", media.get("MEDIA_URL", ""), 1))
         relative = media.get("RELATIVE_MEDIA_URL", "")
         name = re.split(r"[/\\]", url or relative)[-1]
         names.append(name)
         for place in (relative, unquote(relative), url, name):
             file = listed_file(path.parent, place)
             if place and is_audio(file.name) and os.path.isfile(file):
-                return file, float(media.get("TIME_ORIGIN", "0")) / 1000
+                return file, int(media.get("TIME_ORIGIN", "0")) / 1000
     try:
         return sound_beside(path), 0.0
     except UserError as error:
@@ -398,6 +431,8 @@ def _eaf_intervals(root: Element, path: Path, tier: str) -> Iterator[Interval]:
             try:
                 yield Interval(*span(one), label, who)
             except (KeyError, ValueError) as error:
+                if not label.strip():
+                    continue
                 raise UserError(
                     f"{path} does not say when {one_line(label)!r} begins and ends; align it in "
                     "ELAN"

@@ -120,7 +120,7 @@ def _rttm_turns(path: Path) -> dict[str, list[Turn]]:
         raise UserError(f"{path} is no RTTM in UTF-8 ({error}); save it as one") from error
     turns = collections.defaultdict(list)
     for number, line in enumerate(lines, 1):
-        if not line.startswith("SPEAKER"):
+        if line.split()[:1] != ["SPEAKER"]:
             continue
         try:
             _, name, _, start, seconds, _, _, speaker, *_ = line.split()
@@ -131,9 +131,10 @@ def _rttm_turns(path: Path) -> dict[str, list[Turn]]:
                 "a speaker; mend it"
             ) from error
         if not 0 <= turn.start < turn.end < math.inf:
+            wrong = "before the recording" if turn.start < 0 else "no length of time"
             raise UserError(
-                f"line {number} of {path} has a turn of {seconds} s from {start} s, no length of "
-                "time; mend it, or take it out"
+                f"line {number} of {path} has a turn of {seconds} s from {start} s, {wrong}; mend "
+                "it, or take it out"
             )
         turns[unquote(name)].append(turn)
     if not turns:

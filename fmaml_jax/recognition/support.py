@@ -434,7 +434,10 @@ def _annotated_rows(folder: Path, tier: str) -> list[_Row]:
 
 def _interval_rows(path: Path, tier: str) -> list[_Row]:
     sound, intervals = read_annotation(path, tier)
-    rows = [_Row(sound, label, speaker, (start, end)) for start, end, label, speaker in intervals]
+    rows = [
+        _Row(sound, label, speaker, (start, end), str(path))
+        for start, end, label, speaker in intervals
+    ]
     return _without_doubts(rows, path)
 
 
