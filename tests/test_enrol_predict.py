@@ -443,6 +443,17 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
             ["--model=MODEL", "--report=PLACE/x", "--out=PLACE/x", "PLACE/call.wav"],
             "has another use; choose another name",
         ),
+        (
+            "predict",
+            ["--model=MODEL", "--report=PLACE/heard", "PLACE/call.wav"],
+            "has another use; choose another name",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--out=PLACE/x.TextGrid", "PLACE/call.wav"],
+            "--out=PLACE/x.TextGrid would be csv inside; choose another --format, or the name "
+            "PLACE/x.csv",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence_and_code_2(
