@@ -42,6 +42,8 @@ def test_empty_lists_mean_the_flagfiles_values(tmp_path):
 def test_every_cell_is_checked(tmp_path):
     with pytest.raises(UserError, match="--shots=0 is too small"):
         cells(BASE, str(tmp_path), shots=[5, 0])
+    with pytest.raises(UserError, match="--method=protonets is unknown; choose from"):
+        cells(BASE, str(tmp_path), methods=["fmaml", "protonets"])
 
 
 def test_state_is_read_from_the_run_folder(tmp_path):
@@ -181,6 +183,7 @@ def test_runs_on_slurm_are_one_array(tmp_path, slurm):
     [
         ((), "--out is missing"),
         (("--out=x", "--seeds=a"), "--seeds has to be whole numbers"),
+        (("--out=x",), "a.npz does not exist; make it with"),
     ],
 )
 def test_bad_flags_are_one_sentence(arguments, sentence):
