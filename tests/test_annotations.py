@@ -118,6 +118,20 @@ def test_an_eaf_may_begin_later_than_its_sound(call):
         path.read_text().replace("<MEDIA_DESCRIPTOR ", '<MEDIA_DESCRIPTOR TIME_ORIGIN="2000" ')
     )
     assert [interval.start for interval in read_annotation(path).intervals] == [2, 3.5, 4.25, 8.125]
+    segments = [(0.5, 1.5, "joy"), (1.5, 3.0, "żal"), (4.0, 9.5, "joy")]
+    path.write_text(written(filling(path, "mood"), predicted(call, *segments)))
+    assert read_annotation(path, "mood").intervals == [
+        Interval(2.0, 3.0, "żal"),
+        Interval(4.0, 9.5, "joy"),
+    ]
+
+
+def test_an_eaf_of_another_recording_is_said_to_be_so(call, capsys):
+    path = eaf(call.with_suffix(".eaf"), "żółć.mp4")
+    for name, said in (("a/żółć.wav", ""), ("call.wav", "call.eaf is about other files than")):
+        written(filling(path, "mood"), predicted(name, (0.5, 1.5, "joy")))
+        assert said in (err := capsys.readouterr().err)
+        assert bool(said) == bool(err)
 
 
 def test_labels_of_audacity_beside_a_table_of_the_same_suffix(call):

@@ -126,14 +126,10 @@ def sound_beside(path: Path) -> Path:
     Raises:
         UserError: there is none, or more than one.
     """
-
-    def key(name: str) -> str:
-        return unicodedata.normalize("NFC", name)
-
     found = [
         other
         for other in sorted(path.parent.iterdir())
-        if key(other.stem) == key(path.stem) and is_audio(other.name)
+        if _composed(other.stem) == _composed(path.stem) and is_audio(other.name)
     ]
     if len(found) != 1:
         names = " and ".join(other.name for other in found)
@@ -144,6 +140,10 @@ def sound_beside(path: Path) -> Path:
             f"{path.stem}.wav or another kind of sound"
         )
     return found[0]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _speaker_of(name: str, tier: str) -> str | None:
@@ -384,24 +384,48 @@ def parse_eaf(path: Path) -> Element:
 
 def _media(root: Element, path: Path) -> tuple[Path, float]:
     """The sound that an .eaf is about, and which of its seconds is 0 in the .eaf."""
-    names = []
+    found = [*_descriptors(root)]
+    for places, origin in found:
+        for place in places:
+            file = listed_file(path.parent, place)
+            if place and is_audio(file.name) and os.path.isfile(file):
+                return file, origin
+    try:
+        return sound_beside(path), 0.0
+    except UserError as error:
+        if found:
+            names = " and ".join(places[-1] for places, _ in found)
+            raise UserError(
+                f"{path} is about {names}, which is missing; put it beside the .eaf"
+            ) from error
+        raise
+
+
+def _descriptors(root: Element) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Where each medium may be, the last its name, and which of its seconds is 0 in the .eaf."""
     for media in root.iter("MEDIA_DESCRIPTOR"):
         url = unquote(_PLACE.sub("", media.get("MEDIA_URL", ""), 1))
         relative = media.get("RELATIVE_MEDIA_URL", "")
         name = re.split(r"[/\\]", url or relative)[-1]
-        names.append(name)
-        for place in (relative, unquote(relative), url, name):
-            file = listed_file(path.parent, place)
-            if place and is_audio(file.name) and os.path.isfile(file):
-                return file, int(media.get("TIME_ORIGIN", "0")) / 1000
-    try:
-        return sound_beside(path), 0.0
-    except UserError as error:
-        if names:
-            raise UserError(
-                f"{path} is about {' and '.join(names)}, which is missing; put it beside the .eaf"
-            ) from error
-        raise
+        origin = int(media.get("TIME_ORIGIN", "0")) / 1000
+        yield (relative, unquote(relative), url, name), origin
+
+
+def origin_in(document: Document, recording: str) -> float | None:
+    """Which second of a recording is 0 in a document; None where that is about others by name."""
+    media = [*_descriptors(document)] if isinstance(document, Element) else []
+    stem = _composed(Path(recording).stem)
+    own = [origin for (*_, name), origin in media if _composed(Path(name).stem) == stem]
+    return own[0] if own else None if media else 0.0
+
+
+def since(origin: float, intervals: Iterable[Interval]) -> list[Interval]:
+    """Intervals of a recording by the times of a document that begins at its second `origin`."""
+    return [
+        each._replace(start=max(0.0, each.start - origin), end=each.end - origin)
+        for each in intervals
+        if each.end > origin
+    ]
 
 
 def _eaf_intervals(root: Element, path: Path, tier: str) -> Iterator[Interval]:
