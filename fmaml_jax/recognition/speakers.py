@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from fmaml_jax.common.errors import UserError, require_kind
 from fmaml_jax.common.text import (
     clean_name,
     listed_file,
+    name_key,
     one_line,
     one_spelling,
     read_part,
@@ -160,12 +162,18 @@ def require_turns(turns: Iterable[Turn]) -> list[Turn]:
     """Turns that a caller has made or read, in order.
 
     Raises:
-        UserError: one is no turn, or no length of time, or two of a speaker overlap.
+        UserError: one is no turn, has no speaker or is no length of time, or two of a speaker
+            overlap.
     """
     require_kind("turns", turns, Iterable, "a list of Turn(start, end, speaker)")
     ordered = [*turns]
     for turn in ordered:
         require_kind("a turn", turn, Turn, "Turn(start, end, speaker)")
+        for name, time in (("start", turn.start), ("end", turn.end)):
+            require_kind(f"the {name} of a turn", time, Real, "seconds, as a number")
+        require_kind("the speaker of a turn", turn.speaker, str, "a name")
+        if not name_key(turn.speaker):
+            raise UserError(f"the turn from {turn.start} s has no speaker; give a name")
         if not 0 <= turn.start < turn.end:  # false for NaN
             raise UserError(
                 f"a turn of {turn.speaker} from {turn.start} to {turn.end} s is not a length of "
