@@ -329,6 +329,11 @@ def test_random_textgrids_come_through_unchanged(tmp_path):
             '<ANNOTATION_DOCUMENT><MEDIA_DESCRIPTOR TIME_ORIGIN=""/></ANNOTATION_DOCUMENT>',
             "has the TIME_ORIGIN '', no number of milliseconds",
         ),
+        (
+            "call.eaf",
+            '<ANNOTATION_DOCUMENT><HEADER TIME_UNITS="PAL-frames"/></ANNOTATION_DOCUMENT>',
+            "counts time in PAL-frames; save it in ELAN in milliseconds",
+        ),
         ("call.txt", "1\t2\tjoy\n3 4 joy", "line 2 of .* is not a start, an end and a label"),
         ("call.txt", "2\t2\tjoy", "labels 'joy' from 2 to 2 s, no length"),
         ("call.txt", "-1\t2\tjoy", "labels 'joy' from -1 to 2 s, before the sound; move it"),

@@ -372,6 +372,10 @@ def parse_eaf(path: Path) -> Element:
         raise UserError(f"{path} is not XML ({error}); save it in ELAN again") from error
     if root.tag != "ANNOTATION_DOCUMENT":
         raise UserError(f"{path} is not an annotation of ELAN; save it in ELAN again")
+    header = root.find("HEADER")
+    units = "" if header is None else header.get("TIME_UNITS", "")
+    if units not in ("", "milliseconds"):
+        raise UserError(f"{path} counts time in {units}; save it in ELAN in milliseconds")
     for tag, key in (("TIME_SLOT", "TIME_VALUE"), ("MEDIA_DESCRIPTOR", "TIME_ORIGIN")):
         for value in (each.get(key, "0") for each in root.iter(tag)):
             if not _MILLISECONDS.fullmatch(value):
