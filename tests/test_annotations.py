@@ -461,3 +461,10 @@ def test_a_tier_is_of_annotations(recording, start, tmp_path):
         read_support(table, start, "emotion")
     with pytest.raises(UserError, match=r"holds neither TextGrids nor .eaf files, as --tier=mood"):
         read_support(tmp_path, start, "mood")
+
+
+def test_segments_that_are_all_in_doubt_are_no_support(call, start):
+    path = call.with_suffix(".txt")
+    path.write_text("0\t1\tunsure\n1\t2\t\n")
+    with pytest.raises(UserError, match="has no segment with a label; give some of them one"):
+        read_support(path, start)

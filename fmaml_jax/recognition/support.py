@@ -339,6 +339,8 @@ def _rows(path: Path, start: Start, tier: str) -> list[_Row]:
         )
     else:
         rows = _table_rows(path)
+    if not rows and (tier or is_annotation(path)):
+        raise UserError(f"--support={path} has no segment with a label; give some of them one")
     if not rows:
         raise UserError(
             f"--support={path} holds no clips; put sound files into one folder for each label, or "
