@@ -292,13 +292,14 @@ def main() -> int:
     logs = Path(values.out).absolute() / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
+        executor = make_executor(logs / "submitit", values)
+        at_once = values.jobs if values.cluster == "local" else None
+        failed = sweep(grid, executor, logs, at_once)
     except OSError as error:
         raise UserError(
-            f"cannot use --out={values.out}: {error.strerror}; choose a folder that can be written"
+            f"cannot use --out={values.out}: {error.strerror}; choose a folder that can be written "
+            "and has room"
         ) from error
-    executor = make_executor(logs / "submitit", values)
-    at_once = values.jobs if values.cluster == "local" else None
-    failed = sweep(grid, executor, logs, at_once)
     print(f"{len(grid) - len(failed)} of {len(grid)} runs are finished, in {values.out}/")
     for name, reason in failed.items():
         print(f"{name} failed: {reason} ({logs / name}.log)", file=sys.stderr)

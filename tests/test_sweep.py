@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -148,6 +149,22 @@ def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
     assert second.returncode == 1
     assert "cc_2shot_fmaml_seed0: finished before" in second.stdout
     assert results.stat().st_mtime_ns == written
+
+
+def test_a_disk_without_room_is_named(tmp_path):
+    (tmp_path / "a.npz").touch()
+    base = replace(BASE, data=(str(tmp_path / "a.npz"),))
+    done = subprocess.run(
+        [sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(base), f"--out={tmp_path}/x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith(f"error: cannot use --out={tmp_path}/x: File too large; choose a folder")
+    assert done.returncode == 3
 
 
 @pytest.fixture
