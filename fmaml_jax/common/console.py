@@ -97,18 +97,25 @@ def unwind_on_termination() -> None:
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
-    """Raises what ends the command; a moment later where Python would print and ignore it.
+    """Raises what ends the command; a moment later where it would be printed and ignored.
 
     That is in what is called after a garbage collection, of which JAX has a function: a signal
-    during a collection is answered in it.
+    during a collection is answered in it. And it is in an import: compiled libraries, as that of
+    JAX, make an ImportError of whatever is raised in what they import.
     """
     ignoring = [getattr(callback, "__code__", None) for callback in gc.callbacks]
-    if frame and frame.f_code in ignoring:
+    if frame and (frame.f_code in ignoring or _is_importing(frame)):
         threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
     elif number == signal.SIGINT:
         raise KeyboardInterrupt
     else:
         sys.exit(128 + number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def with_flagfiles(

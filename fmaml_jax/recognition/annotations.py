@@ -24,7 +24,6 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.common.errors import UserError
 from fmaml_jax.common.files import is_audio
 from fmaml_jax.common.text import listed_file, name_key, one_line
@@ -230,6 +229,8 @@ def _require_origin(grid: Grid, path: Path, sound: Path) -> None:
     Raises:
         UserError: the sound is the part alone, which begins at 0.
     """
+    from fmaml_jax.audio.decoding import AudioError, probe  # --help does not wait for it
+
     try:
         seconds = probe(sound).seconds
     except AudioError:  # is said with the clips
