@@ -36,7 +36,7 @@ def main() -> None:
 
     # Late, so that --help and a missing flag do not wait for JAX.
     from fmaml_jax.recognition import load
-    from fmaml_jax.recognition.live import answerer, windows
+    from fmaml_jax.recognition.live import answerer, require_samples, windows
     from fmaml_jax.training.devices import set_up_device
 
     set_up_device()
@@ -45,6 +45,8 @@ def main() -> None:
     heard, number = bytearray(), 0
     while block := os.read(source, _BLOCK):
         heard += block
+        if not number:
+            require_samples(heard)
         for samples in windows(heard):
             print(json.dumps(answer(number, samples), ensure_ascii=False), flush=True)
             number += 1

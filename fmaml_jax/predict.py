@@ -23,7 +23,7 @@ from fmaml_jax.common.files import is_special, require_there
 from fmaml_jax.encoder import DEFAULT
 from fmaml_jax.recognition import MAKE
 from fmaml_jax.recognition.annotations import TIER
-from fmaml_jax.recognition.formats import FORMATS, TERMINAL, filling
+from fmaml_jax.recognition.formats import FORMATS, TERMINAL, Format, filling
 
 WITHOUT_FILE = ("file", "found", "folder")
 """Of --speakers, what is no file."""
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError("standard output is closed; name a file: --out=FILE")
     if not out and not args["format"].present and sys.stdout.isatty():
         written = TERMINAL
-    to_folder = bool(out) and (out.endswith("/") or Path(out).is_dir())
+    to_folder = bool(out) and (out.endswith("/") or os.path.isdir(out))
     if args.fill and (len(wanted) > 1 or to_folder):
         raise UserError("--fill is of one recording, and one file; name one of each")
     if written.single and len(wanted) > 1 and not to_folder:
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str]) -> int:
             f"--format={args.format} holds one recording, and there are {len(wanted)}; give a "
             "folder: --out=FOLDER/"
         )
+    if out and not to_folder:
+        _require_suffix(Path(out), written)
     _require_places(args, wanted, out, to_folder)
     if args.channels == "split":
         recordings.require_channels(wanted)
@@ -150,6 +152,20 @@ def main(arguments: Sequence[str]) -> int:
     return 0 if len(heard) == len(done) else 2
 
 
+def _require_suffix(out: Path, written: Format) -> None:
+    """Checks that a file is not named as one of another format, as which it would be opened.
+
+    Raises:
+        UserError: it is.
+    """
+    others = {form.suffix.lower() for form in FORMATS.values()} - {".txt"}  # which any text has
+    if out.suffix.lower() in others - {written.suffix.lower()}:
+        raise UserError(
+            f"--out={out} would be {written.suffix[1:]} inside; choose another --format, or the "
+            f"name {out.with_suffix(written.suffix)}"
+        )
+
+
 def _require_places(
     args: flags.FlagValues, wanted: "Sequence[Recording]", out: str, to_folder: bool
 ) -> None:
@@ -164,7 +180,8 @@ def _require_places(
     read = [args.model, *(recording.path for recording in wanted), *told]
     if out and os.path.realpath(out) in map(os.path.realpath, read):
         raise UserError(f"--out={out} is a file that is to be read; choose another name")
-    if args.report and os.path.realpath(args.report) in map(os.path.realpath, [*read, out or "/"]):
+    used = map(os.path.realpath, [*read, out or "/"])
+    if args.report and (os.path.isdir(args.report) or os.path.realpath(args.report) in used):
         raise UserError(f"--report={args.report} has another use; choose another name")
     if to_folder or args.pictures:
         require_names(wanted)

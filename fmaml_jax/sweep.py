@@ -21,8 +21,9 @@ from fmaml_jax import config_flags
 from fmaml_jax.common import console
 from fmaml_jax.common.console import STOP_SIGNALS, progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import take_lock
+from fmaml_jax.common.files import require_there, take_lock
 from fmaml_jax.config import Config, check
+from fmaml_jax.data.shards import expand
 from fmaml_jax.training.run_folder import recorded_settings, seed_folders, settings_of
 
 POLL_SECONDS = 1.0
@@ -89,9 +90,9 @@ def cells(
     What a method does not read stays at its default, so that the base may be one for all methods.
 
     Raises:
-        UserError: see `config.check`.
+        UserError: see `config.check` and `learners.find_method`.
     """
-    from fmaml_jax.learners import without_unread  # late: --help need not wait for JAX
+    from fmaml_jax.learners import find_method, without_unread  # late: --help has no need of JAX
 
     grid = {}
     for target, k, method, seed in product(
@@ -105,6 +106,7 @@ def cells(
         cell = replace(base, target=target, shots=k, method=method, seed=seed, run_dir=folder)
         grid[name] = without_unread(cell)
         check(grid[name])
+        find_method(grid[name])
     return grid
 
 
@@ -283,18 +285,21 @@ def main() -> int:
         seeds=numbers["seeds"],
         methods=values.methods,
     )
+    for path in expand(base.data):
+        require_there(path, "make it with `python -m data_prep.prepare`")
     for method, names in unread(base, grid).items():
         print(f"{method} does not read {', '.join(names)}: left at the defaults")
     logs = Path(values.out).absolute() / "logs"
     try:
         logs.mkdir(parents=True, exist_ok=True)
+        executor = make_executor(logs / "submitit", values)
+        at_once = values.jobs if values.cluster == "local" else None
+        failed = sweep(grid, executor, logs, at_once)
     except OSError as error:
         raise UserError(
-            f"cannot use --out={values.out}: {error.strerror}; choose a folder that can be written"
+            f"cannot use --out={values.out}: {error.strerror}; choose a folder that can be written "
+            "and has room"
         ) from error
-    executor = make_executor(logs / "submitit", values)
-    at_once = values.jobs if values.cluster == "local" else None
-    failed = sweep(grid, executor, logs, at_once)
     print(f"{len(grid) - len(failed)} of {len(grid)} runs are finished, in {values.out}/")
     for name, why in failed.items():
         print(f"{name} failed: {why} ({logs / name}.log)", file=sys.stderr)

@@ -118,6 +118,20 @@ def test_an_eaf_may_begin_later_than_its_sound(call):
         path.read_text().replace("<MEDIA_DESCRIPTOR ", '<MEDIA_DESCRIPTOR TIME_ORIGIN="2000" ')
     )
     assert [interval.start for interval in read_annotation(path).intervals] == [2, 3.5, 4.25, 8.125]
+    segments = [(0.5, 1.5, "joy"), (1.5, 3.0, "żal"), (4.0, 9.5, "joy")]
+    path.write_text(written(filling(path, "mood"), predicted(call, *segments)))
+    assert read_annotation(path, "mood").intervals == [
+        Interval(2.0, 3.0, "żal"),
+        Interval(4.0, 9.5, "joy"),
+    ]
+
+
+def test_an_eaf_of_another_recording_is_said_to_be_so(call, capsys):
+    path = eaf(call.with_suffix(".eaf"), "żółć.mp4")
+    for name, said in (("a/żółć.wav", ""), ("call.wav", "call.eaf is about other files than")):
+        written(filling(path, "mood"), predicted(name, (0.5, 1.5, "joy")))
+        assert said in (err := capsys.readouterr().err)
+        assert bool(said) == bool(err)
 
 
 def test_labels_of_audacity_beside_a_table_of_the_same_suffix(call):
@@ -283,6 +297,16 @@ def test_random_textgrids_come_through_unchanged(tmp_path):
             "labels 'joy' from 3 to 3 s, no length",
         ),
         ("call.TextGrid", grid(emotion=[(3.0, 5.0, "a"), (4.0, 6.0, "b")]), "that overlap at 4 s"),
+        (
+            "call.TextGrid",
+            grid(emotion=[(9.0, 9.5, "joy")]) | {"xmin": 8.0, "xmax": 11.0},
+            "is from 8 to 11 s of a recording, and .*call.wav lasts 10 s; shift its times to 0",
+        ),
+        (
+            "call.TextGrid",
+            'File type = "ooTextFile"\nObject class = "TextGrid"\n0 1e400 <exists> 0',
+            "is not a TextGrid that can be read",
+        ),
         ("other.TextGrid", grid(emotion=SAID), "no sound is beside .*other.TextGrid; put the file"),
         ("call.TextGrid", "", "is not a TextGrid that can be read"),
         (
@@ -293,8 +317,26 @@ def test_random_textgrids_come_through_unchanged(tmp_path):
         ("call.TextGrid", b"\xff\xfeodd", "is not a TextGrid in UTF-8 or UTF-16"),
         ("call.eaf", "<a/>", "is not an annotation of ELAN"),
         ("call.eaf", "<a", "is not XML"),
+        ("call.eaf", '<?xml version="1.0" encoding="gb2312"?><a/>', "is not XML"),
+        ("call.eaf", '<?xml version="1.0" encoding="unknown"?><a/>', "is not XML"),
+        (
+            "call.eaf",
+            '<ANNOTATION_DOCUMENT><TIME_SLOT TIME_VALUE="0.5"/></ANNOTATION_DOCUMENT>',
+            "has the TIME_VALUE '0.5', no number of milliseconds",
+        ),
+        (
+            "call.eaf",
+            '<ANNOTATION_DOCUMENT><MEDIA_DESCRIPTOR TIME_ORIGIN=""/></ANNOTATION_DOCUMENT>',
+            "has the TIME_ORIGIN '', no number of milliseconds",
+        ),
+        (
+            "call.eaf",
+            '<ANNOTATION_DOCUMENT><HEADER TIME_UNITS="PAL-frames"/></ANNOTATION_DOCUMENT>',
+            "counts time in PAL-frames; save it in ELAN in milliseconds",
+        ),
         ("call.txt", "1\t2\tjoy\n3 4 joy", "line 2 of .* is not a start, an end and a label"),
         ("call.txt", "2\t2\tjoy", "labels 'joy' from 2 to 2 s, no length"),
+        ("call.txt", "-1\t2\tjoy", "labels 'joy' from -1 to 2 s, before the sound; move it"),
     ],
 )
 def test_bad_annotations_are_one_sentence(call, name, content, sentence):
@@ -304,6 +346,27 @@ def test_bad_annotations_are_one_sentence(call, name, content, sentence):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=sentence):
         read_annotation(path)
+
+
+def test_a_textgrid_of_a_part_of_a_recording(call):
+    path = call.with_suffix(".TextGrid")
+    part = grid(emotion=[(8.0, 9.0, "joy")]) | {"xmin": 7.0}
+    path.write_text(getTextgridAsStr(part, "long_textgrid", False))
+    assert read_annotation(path).intervals == [Interval(8.0, 9.0, "joy")]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[x/call.wav", "file:///C:/a%20b/c#1/call.wav", "C:\\call.wav"]
+)
+def test_addresses_of_sound_of_every_kind(call, address):
+    path = eaf(call.with_suffix(".eaf"))
+    tree = ElementTree.parse(path)
+    (media,) = tree.iter("MEDIA_DESCRIPTOR")
+    media.attrib = {"MEDIA_URL": address}
+    tree.write(path)
+    call.with_name("other.wav").write_bytes(b"")
+    path = path.rename(path.with_name("other.eaf"))
+    assert read_annotation(path, "speech").sound == call
 
 
 def test_sound_that_is_missing_or_there_twice(call):
@@ -320,11 +383,18 @@ def test_sound_that_is_missing_or_there_twice(call):
         read_annotation(nameless)
 
 
+def test_sound_whose_name_no_file_can_have(call):
+    path = eaf(call.with_suffix(".eaf"), f"{'x' * 300}.wav")
+    assert read_annotation(path, "speech").sound == call
+
+
 def test_an_eaf_without_times(call):
     path = eaf(call.with_suffix(".eaf"))
     path.write_text(path.read_text().replace(' TIME_VALUE="0"', ""))
     with pytest.raises(UserError, match="does not say when 'say joy' begins and ends; align it"):
         read_annotation(path, "speech")
+    path.write_text(path.read_text().replace(">say joy<", "><"))  # nothing is said there
+    assert [each.start for each in read_annotation(path, "speech").intervals] == [1.5, 2.25, 6.125]
 
 
 def test_a_textgrid_of_another_recording_is_not_filled(call):
@@ -391,3 +461,10 @@ def test_a_tier_is_of_annotations(recording, start, tmp_path):
         read_support(table, start, "emotion")
     with pytest.raises(UserError, match=r"holds neither TextGrids nor .eaf files, as --tier=mood"):
         read_support(tmp_path, start, "mood")
+
+
+def test_segments_that_are_all_in_doubt_are_no_support(call, start):
+    path = call.with_suffix(".txt")
+    path.write_text("0\t1\tunsure\n1\t2\t\n")
+    with pytest.raises(UserError, match="has no segment with a label; give some of them one"):
+        read_support(path, start)

@@ -120,7 +120,11 @@ def test_a_flagfile_within_another_is_looked_for_beside_it(tmp_path, monkeypatch
     assert (config.shots, config.filters, config.seed, config.meta_steps) == (4, 8, 1, 7)
 
     (tmp_path / "a" / "base.cfg").write_text("--flagfile=b/../base.cfg\n")
-    for name, sentence in (("a/base.cfg", "names itself"), ("no.cfg", "does not exist")):
+    for name, sentence in (
+        ("a/base.cfg", "names itself"),
+        ("no.cfg", "does not exist"),
+        ("x" * 300, "cannot read the flagfile .*: File name too long"),
+    ):
         with pytest.raises(UserError, match=sentence):
             parse(f"--flagfile={name}")
 

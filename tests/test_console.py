@@ -54,6 +54,39 @@ def test_a_signal_during_a_garbage_collection_is_not_lost(number, said):
     assert (done.returncode, done.stderr) == (128 + number, said)
 
 
+IMPORTING = """
+import sys, time
+from fmaml_jax.common import console
+
+def main(arguments):
+    console.unwind_on_termination()
+    sys.path.insert(0, arguments[0])
+    import compiled
+    for _ in range(1000):
+        time.sleep(0.01)
+
+console.run(main, arguments=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGINT, "interrupted\n"), (signal.SIGTERM, "")]
+)
+def test_a_signal_during_an_import_is_no_error_of_it(number, said, tmp_path):
+    (tmp_path / "compiled.py").write_text(
+        f"import os\ntry:\n    os.kill(os.getpid(), {int(number)})\n"
+        "except BaseException:\n    raise ImportError('of which libraries say no more')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING, tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode, done.stderr) == (128 + number, said)
+
+
 PRINTING = """
 import pathlib, sys
 from fmaml_jax.common import console

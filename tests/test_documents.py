@@ -27,6 +27,7 @@ from absl import flags
 from experiments import architecture
 from fmaml_jax import learners, sweep
 from fmaml_jax.audio.decoding import SAMPLE_RATE, read_clip
+from fmaml_jax.audio.features import FEATURES
 from fmaml_jax.common.console import with_flagfiles
 from fmaml_jax.config import Config
 from fmaml_jax.config_flags import config_from_flags
@@ -323,6 +324,12 @@ def test_recordings_are_made_as_the_enrolment_readme_says(tmp_path, monkeypatch)
     lengths = {path.stem: soundfile.info(path).duration for path in tmp_path.glob("*.wav")}
     assert set(lengths) == {"dense", "two", "four", "hour"}
     assert 60 <= lengths["hour"] < 64
+
+
+def test_features_are_called_as_prepare_calls_them():
+    rows = re.findall(r"^\| `make [^|]+\| `(\w+)`", DOCUMENTS["docs/corpora.md"], re.MULTILINE)
+    assert len(rows) == 3
+    assert {*rows} < FEATURES.keys()
 
 
 def test_the_picture_of_the_architecture_is_of_this_code():

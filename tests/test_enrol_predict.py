@@ -358,6 +358,12 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         ("predict", ["--model=none.model"], "none.model does not exist; make one with"),
         ("predict", ["--model=MODEL"], "no files are given"),
         ("predict", ["--model=MODEL", "PLACE/missing.wav"], "missing.wav does not exist"),
+        ("predict", ["--model=MODEL", "x" * 300], "File name too long; name sound files"),
+        (
+            "predict",
+            ["--model=MODEL", f"--out=PLACE/{'x' * 300}", "PLACE/call.wav"],
+            "File name too long; choose a place",
+        ),
         ("predict", ["--model=PLACE/call.wav", "PLACE/call.wav"], "is not a readable .npz file"),
         ("predict", ["--model=MODEL", "--abstain=2", "PLACE/call.wav"], "abstain"),
         (
@@ -436,6 +442,17 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
             "predict",
             ["--model=MODEL", "--report=PLACE/x", "--out=PLACE/x", "PLACE/call.wav"],
             "has another use; choose another name",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--report=PLACE/heard", "PLACE/call.wav"],
+            "has another use; choose another name",
+        ),
+        (
+            "predict",
+            ["--model=MODEL", "--out=PLACE/x.TextGrid", "PLACE/call.wav"],
+            "--out=PLACE/x.TextGrid would be csv inside; choose another --format, or the name "
+            "PLACE/x.csv",
         ),
     ],
 )

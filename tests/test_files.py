@@ -6,7 +6,8 @@ import threading
 
 import pytest
 
-from fmaml_jax.common.files import whole_file
+from fmaml_jax.common.errors import UserError
+from fmaml_jax.common.files import require_there, whole_file
 from fmaml_jax.common.text import text_table
 
 
@@ -85,6 +86,23 @@ def test_a_pipe_is_written_to_and_stays(tmp_path, mode):
     assert heard == [b"voices"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert os.listdir(tmp_path) == ["pipe"]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ż" * 127, "\N{GRINNING FACE}" * 63])
+def test_names_as_long_as_the_system_lets_them_be(tmp_path, name):
+    with whole_file(tmp_path / name) as file:
+        file.write("voices")
+    assert os.listdir(tmp_path) == [name]
+
+
+def test_what_is_not_there_or_not_to_be_looked_at_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    for name in ("none", "file/none", "a\0b"):
+        with pytest.raises(UserError, match="does not exist; name another"):
+            require_there(tmp_path / name, "name another")
+    with pytest.raises(UserError, match=r"cannot read .*: File name too long; name another"):
+        require_there(tmp_path / ("x" * 256), "name another")
+    require_there(tmp_path, "name another")
 
 
 def test_columns_of_numbers_are_aligned_right():

@@ -315,6 +315,15 @@ def test_other_values_are_refused(recogniser, start, clips, recording, tmp_path)
         "turns is of the type int": lambda: predict(recogniser, recording, turns=3),
         "a turn is of the type tuple": lambda: predict(recogniser, recording, turns=[(0, 1, "A")]),
         "is not a length of time": lambda: predict(recogniser, recording, turns=[Turn(2, 1, "A")]),
+        "start of a turn is of the type str": lambda: predict(
+            recogniser, recording, turns=[Turn("0", "1", "A")]
+        ),
+        "speaker of a turn is of the type int": lambda: predict(
+            recogniser, recording, turns=[Turn(0, 1, 5)]
+        ),
+        "the turn from 0 s has no speaker": lambda: predict(
+            recogniser, recording, turns=[Turn(0, np.float32(1), " ")]
+        ),
         "turns has turns of A that overlap": lambda: predict(
             recogniser, recording, turns=[Turn(1, 3, "A"), Turn(0, 2, "A")]
         ),

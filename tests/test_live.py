@@ -109,6 +109,11 @@ def test_the_command_answers_what_is_piped_in(model, sound, tmp_path):
     done = hear(f"--model={model}", given=bytes(1000))
     assert (done.returncode, done.stdout) == (2, b"")
     assert b"less than 3 s" in done.stderr
+    wav = io.BytesIO()
+    soundfile.write(wav, sound, SAMPLE_RATE, format="WAV")
+    done = hear(f"--model={model}", given=wav.getvalue())
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"a sound file comes in, and samples alone are taken; convert it" in done.stderr
     assert b"--model is missing" in hear(given=b"").stderr
 
 
@@ -203,6 +208,7 @@ class TestSocket:
             ([b"no model"], 1008, "is not a readable"),
             (["model", "hello"], 1003, "text is not taken"),
             (["model", bytes((1 << 20) + 2)], 1009, "at most 1,024 kB"),
+            (["model", b"ID3\x04", bytes(9000)], 1008, "a sound file comes in"),
         ],
     )
     def test_what_it_cannot_use_closes_it_with_a_sentence(self, live, model, sent, code, said):

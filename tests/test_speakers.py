@@ -185,6 +185,7 @@ LINE = "SPEAKER call 1 {} {} <NA> <NA> Ann <NA> <NA>\n"
             "is of a and 2 more, and not of",
         ),
         ("a.rttm", LINE.format(0, 0), "line 1 of .* has a turn of 0 s from 0 s, no length of time"),
+        ("a.rttm", " " + LINE.format(-1, 2), "line 1 of .* of 2 s from -1 s, before the recording"),
         ("a.rttm", LINE.format(0, "nan"), "line 1 of .* has a turn of nan s"),
         ("a.rttm", LINE.format(0, "one"), "line 1 of .* is not a SPEAKER line"),
         ("a.rttm", "SPEAKER call\n", "line 1 of .* is not a SPEAKER line"),

@@ -65,6 +65,7 @@ def test_a_csv_with_parts_and_speakers(tmp_path, trained, start):
             "file,label\nmissing.wav,joy\n",
             "line 2 of .*clips.csv lists 'missing.wav', and there is no /",
         ),
+        (f"file,label\n{'x' * 300},joy\n", "line 2 of .*clips.csv lists 'xxx"),
         (
             "file,label,start\na.wav,joy,9\n",
             "line 2 of .*clips.csv: .*only 0.5 s long, which ends before 9 s",
@@ -90,6 +91,8 @@ def test_what_cannot_be_read_is_refused(tmp_path, start, content, sentence):
 def test_folders_that_hold_nothing_or_stray_clips(tmp_path, start):
     with pytest.raises(UserError, match="does not exist"):
         read_support(tmp_path / "nothing", start)
+    with pytest.raises(UserError, match=r"cannot read .*: File name too long; give a folder"):
+        read_support(tmp_path / ("x" * 300), start)
     with pytest.raises(UserError, match="holds no clips"):
         read_support(tmp_path, start)
     soundfile.write(tmp_path / "stray.wav", noise(), 16_000)

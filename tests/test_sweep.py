@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -42,6 +43,8 @@ def test_empty_lists_mean_the_flagfiles_values(tmp_path):
 def test_every_cell_is_checked(tmp_path):
     with pytest.raises(UserError, match="--shots=0 is too small"):
         cells(BASE, str(tmp_path), shots=[5, 0])
+    with pytest.raises(UserError, match="--method=protonets is unknown; choose from"):
+        cells(BASE, str(tmp_path), methods=["fmaml", "protonets"])
 
 
 def test_state_is_read_from_the_run_folder(tmp_path):
@@ -148,6 +151,22 @@ def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
     assert results.stat().st_mtime_ns == written
 
 
+def test_a_disk_without_room_is_named(tmp_path):
+    (tmp_path / "a.npz").touch()
+    base = replace(BASE, data=(str(tmp_path / "a.npz"),))
+    done = subprocess.run(
+        [sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(base), f"--out={tmp_path}/x"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+    )
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith(f"error: cannot use --out={tmp_path}/x: File too large; choose a folder")
+    assert done.returncode == 3
+
+
 @pytest.fixture
 def slurm(tmp_path):
     """The configuration file of a Slurm that was started for the test."""
@@ -181,6 +200,7 @@ def test_runs_on_slurm_are_one_array(tmp_path, slurm):
     [
         ((), "--out is missing"),
         (("--out=x", "--seeds=a"), "--seeds has to be whole numbers"),
+        (("--out=x",), "a.npz does not exist; make it with"),
     ],
 )
 def test_bad_flags_are_one_sentence(arguments, sentence):

@@ -126,11 +126,12 @@ def test_parts(tmp_path, table, part):
     [
         ("soon", "", "line 2 of x.csv has the start 'soon', no number of seconds such as 1.5"),
         ("0", "1,5", "line 2 of x.csv has the end '1,5', no number"),
-        ("2", "1", "line 2 of x.csv has a part from 2 to 1"),
+        ("2", "1", "line 2 of x.csv has a part from 2 s to 1 s;"),
+        ("-1", "", "line 2 of x.csv has a part from -1 s to the end;"),
         ("1", "1", "ends after it starts"),
         ("-1", "", "starts at 0 or later"),
         ("inf", "", "starts at 0 or later"),
-        ("0", "inf", "from 0 to inf"),
+        ("0", "inf", "from 0 s to inf"),
     ],
 )
 def test_impossible_parts(start, end, sentence):

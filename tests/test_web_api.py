@@ -178,6 +178,12 @@ def test_labels_may_mean_classes_of_the_start_and_speakers_be_named(trained, ser
         (["model", ("files", "diary.wav", b"no sound")], 422, "diary.wav cannot be used"),
         (["model", ("files", "a.wav", noise_file(0.3)), ("abstain", 7)], 422, "abstain"),
         (["model", ("files", "a.wav", noise_file(0.3)), ("abstain", "nan")], 422, "abstain"),
+        (["model", ("files", "diary")], 422, "files.0: text was sent in place of a file"),
+        (
+            ["model", ("files", "a.wav", noise_file(0.3)), ("abstian", 0.5)],
+            422,
+            "There is no field 'abstian' here; send model, files, abstain alone.",
+        ),
         (["model", *[("x", "y" * 2000)]], 400, "maximum size"),
         (["model", *[("x", "")] * 3001], 400, "Too many fields"),
         (["model", *[("files", "a", b"")] * 1001], 400, "Too many files"),
@@ -216,6 +222,10 @@ def test_other_requests_are_refused(served):
     ):
         found, said = ask(method, path, b"a=b" if method == "POST" else None, headers)
         assert (found, [*json.loads(said)]) == (status, ["error"])
+        assert len(json.loads(said)["error"].split()) > 3
+    body, headers = form(("model", "m", b"none"))
+    found, said = ask("POST", "/v1/describe?abstain=1", body, headers)
+    assert (found, "'abstain' as a part of the form" in json.loads(said)["error"]) == (422, True)
 
 
 def test_long_bodies_are_refused(served, monkeypatch):

@@ -21,6 +21,7 @@ __all__ = [
     "Header",
     "Sound",
     "Stream",
+    "begins_file",
     "probe",
     "read_blocks",
     "read_clip",
@@ -41,6 +42,8 @@ _LIBSNDFILE = re.compile(
     rb"|Creative Voice File|NIST_1A| paf|fap |2BIT|PVF1|\x64\xa3[\x01-\x04]\x00",
     re.DOTALL,
 )
+_OTHER_FILES = re.compile(rb"OggS|ID3[\x02-\x04]|....ftyp|\x1a\x45\xdf\xa3|#!AMR", re.DOTALL)
+"""What FFmpeg reads of what people send: Ogg, MP3, MP4, WebM, AMR."""
 _MPEG_IN_WAV = re.compile(rb"fmt ....[\x50\x55]\x00", re.DOTALL)
 _FLAC_HEADER = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _FLAC_SAMPLES = slice(21, 26)  # the last 36 bits of these are their number, 0 if unknown
@@ -115,6 +118,11 @@ def probe(path: str | os.PathLike) -> Header:
         return _decoder(path).probe(path)
     except Exception as error:
         raise _refusal(path, error) from error
+
+
+def begins_file(head: bytes | bytearray) -> bool:
+    """Whether bytes begin a sound file of a usual format, and no samples."""
+    return bool(_LIBSNDFILE.match(head) or _OTHER_FILES.match(head))
 
 
 def read_clip(

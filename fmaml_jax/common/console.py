@@ -27,6 +27,8 @@ from fmaml_jax.common.text import one_line
 
 PRESETS = Path(__file__).parents[1] / "presets"
 """Where an installed package has the flagfiles that a checkout has in experiments/."""
+IMPORTING = "<frozen importlib._bootstrap>"
+"""The file, as Python names it, of the code that imports a module."""
 
 LOG_SECONDS = 10.0
 """Seconds between two progress lines when the output is a file or a batch system's log."""
@@ -98,14 +100,16 @@ def unwind_on_termination() -> None:
 
 
 def _unwind(number: int, frame: FrameType | None) -> None:
-    """Raises what ends the command; a moment later where Python would print and ignore it.
+    """Raises what ends the command; a moment later where it would be printed and ignored.
 
     That is in what is called after a garbage collection, of which JAX has a function, and in what
-    that calls, this one too: a signal during a collection is answered there.
+    that calls, this one too: a signal during a collection is answered there. And it is in an
+    import: compiled libraries, as that of JAX, make an ImportError of whatever is raised in what
+    they import.
     """
-    ignoring = [getattr(callback, "__code__", None) for callback in gc.callbacks]
-    stack = traceback.walk_stack(frame) if frame else ()
-    if any(each.f_code in ignoring for each, _ in stack):
+    collecting = [getattr(callback, "__code__", None) for callback in gc.callbacks]
+    stack = [each.f_code for each, _ in traceback.walk_stack(frame)] if frame else []
+    if any(code in collecting or code.co_filename == IMPORTING for code in stack):
         threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
     elif number == signal.SIGINT:
         raise KeyboardInterrupt
@@ -138,7 +142,7 @@ def with_flagfiles(
             continue
         path = Path((value if equals else next(rest, "")).strip()).expanduser()
         places = (beside / path, path, PRESETS / path.name)
-        path = next((place for place in places if place.exists()), path).resolve()
+        path = next((place for place in places if os.path.exists(place)), path).resolve()
         if path in within:
             raise UserError(f"the flagfile {path} names itself; take that line out")
         try:

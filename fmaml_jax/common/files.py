@@ -12,6 +12,8 @@ from typing import IO, Any
 
 from fmaml_jax.common.errors import UserError
 
+LONGEST_PREFIX = 50
+"""Letters, of four bytes at most, of a name in the name of what becomes its file: 255 bytes."""
 _SOUND = re.compile(
     r"\.(wave?|wavex|rf64|w64|flac|ogg|og[agvx]|opus|spx|mp[1-4]|mpe?g|mpga|aif[cf]?|aiff|au|snd|caf|voc"
     r"|avr|nist|sph|paf|m4[abrv]|aac|wma|wmv|amr|awb|3gpp?|3g2|mov|qt|webm|mka|mkv|avi|flv|ape|wv|tta"
@@ -99,7 +101,10 @@ def whole_file(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
             yield file
         return
     path = Path(os.path.realpath(path))
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    # A part of the name, for the longest ones leave no room for what is put around them.
+    descriptor, partial = tempfile.mkstemp(
+        dir=path.parent, prefix=f".{path.name[:LONGEST_PREFIX]}.", suffix=".tmp"
+    )
     try:
         with os.fdopen(descriptor, mode, **options) as file:
             yield file
@@ -118,17 +123,21 @@ def is_special(path: str | os.PathLike) -> bool:
 
 
 def require_there(path: str | os.PathLike, remedy: str) -> None:
-    """Refuses a path where nothing is.
+    """Refuses a path where nothing is, or that leads where the user may not look.
 
     Args:
-        path: of a file.
+        path: of a file or a folder.
         remedy: the end of the sentence: "make it with ...".
 
     Raises:
-        UserError: nothing is there.
+        UserError: so it is.
     """
-    if not os.path.exists(path):
-        raise UserError(f"{path} does not exist; {remedy}")
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:  # of a NUL
+        raise UserError(f"{path} does not exist; {remedy}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; {remedy}") from error
 
 
 def take_lock(file: IO[Any]) -> bool:

@@ -185,9 +185,10 @@ def read_part(row: Row) -> tuple[float, float | None]:
     begin, end = (_number(row, column) for column in ("start", "end"))
     begin = begin or 0.0
     if not 0 <= begin < (math.inf if end is None else end) or end == math.inf:
+        last = "the end" if end is None else f"{end:g} s"
         raise UserError(
-            f"{row.place} has a part from {begin:g} to {end} s; a part starts at 0 or later and "
-            "ends after it starts"
+            f"{row.place} has a part from {begin:g} s to {last}; a part starts at 0 or "
+            "later and ends after it starts"
         )
     return begin, end
 

@@ -110,7 +110,7 @@ def voice_describer(
     Raises:
         UserError: the weights are missing.
     """
-    path = Path(DEFAULT if Path(encoder).is_dir() else encoder)
+    path = Path(DEFAULT if os.path.isdir(encoder) else encoder)
     config = with_weights(EncoderConfig(layer="last"), path)
     describe = window_describer(config, path)
     params, _ = _weights(path)

@@ -26,7 +26,7 @@ FILE = "campplus_cn_en_common.pt"
 SHA256 = "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199"
 LICENCE = "CAM++ of 3D-Speaker (arXiv 2303.00332), trained on Chinese and English; Apache-2.0"
 _EPSILON = 1e-5  # PyTorch's, in every batch normalisation
-_GET = "get it with `python -m fmaml_jax.fetch_encoder`"
+_GET = "get it with `python -m fmaml_jax.fetch_encoder`, or say where it is (--encoder)"
 
 Params = dict[str, Float32[np.ndarray, "..."]]
 

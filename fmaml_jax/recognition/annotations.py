@@ -11,14 +11,16 @@ label of Audacity's.
 """
 
 import codecs
+import math
 import mimetypes
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
@@ -76,7 +78,7 @@ def read_annotation(path: Path, tier: str = TIER) -> Annotation:
 
     Raises:
         UserError: the file cannot be read, lacks the tier, has labelled intervals that overlap or
-            last no time, or its sound is missing.
+            last no time, or its sound is missing, or is a part of what it is about.
     """
     if path.suffix.lower() == ".eaf":
         root = parse_eaf(path)
@@ -87,7 +89,9 @@ def read_annotation(path: Path, tier: str = TIER) -> Annotation:
         ]
     elif path.suffix.lower() == ".textgrid":
         sound = sound_beside(path)
-        found = _grid_intervals(parse_textgrid(path), path, tier)
+        grid = parse_textgrid(path)
+        _require_origin(grid, path, sound)
+        found = _grid_intervals(grid, path, tier)
     else:
         sound = sound_beside(path)
         found = _audacity_intervals(path)
@@ -102,9 +106,10 @@ def _checked(intervals: Iterable[Interval], path: Path) -> list[Interval]:
         if not label.strip():
             continue
         if not 0 <= start < end:
+            wrong = "before the sound; move it" if start < 0 else "no length of time; stretch it"
             raise UserError(
-                f"{path} labels {one_line(label)!r} from {start:g} to {end:g} s, no length of "
-                "time; stretch it, or remove it"
+                f"{path} labels {one_line(label)!r} from {start:g} to {end:g} s, {wrong}, or "
+                "remove it"
             )
         if start < last.get(speaker, 0.0) - 1e-3:
             raise UserError(
@@ -120,14 +125,10 @@ def sound_beside(path: Path) -> Path:
     Raises:
         UserError: there is none, or more than one.
     """
-
-    def key(name: str) -> str:
-        return unicodedata.normalize("NFC", name)
-
     found = [
         other
         for other in sorted(path.parent.iterdir())
-        if key(other.stem) == key(path.stem) and is_audio(other.name)
+        if _composed(other.stem) == _composed(path.stem) and is_audio(other.name)
     ]
     if len(found) != 1:
         names = " and ".join(other.name for other in found)
@@ -138,6 +139,10 @@ def sound_beside(path: Path) -> Path:
             f"{path.stem}.wav or another kind of sound"
         )
     return found[0]
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _speaker_of(name: str, tier: str) -> str | None:
@@ -218,6 +223,25 @@ def require_length(document: Document, path: Path, seconds: float) -> None:
         )
 
 
+def _require_origin(grid: Grid, path: Path, sound: Path) -> None:
+    """Checks whose times a TextGrid of a part has: those of the whole, which Praat may leave it.
+
+    Raises:
+        UserError: the sound is the part alone, which begins at 0.
+    """
+    from fmaml_jax.audio.decoding import AudioError, probe  # --help does not wait for it
+
+    try:
+        seconds = probe(sound).seconds
+    except AudioError:  # is said with the clips
+        return
+    if grid["xmin"] > 0 and grid["xmax"] > seconds + ROUNDED:
+        raise UserError(
+            f"{path} is from {grid['xmin']:g} to {grid['xmax']:g} s of a recording, and {sound} "
+            f"lasts {seconds:g} s; shift its times to 0 in Praat, or give the whole recording"
+        )
+
+
 def _read_text(path: Path, what: str) -> str:
     """Text in UTF-8, or by its byte-order mark in UTF-16, which Praat writes where it must."""
     try:
@@ -251,7 +275,7 @@ def parse_textgrid(path: Path) -> Grid:
 
     def take(kind: type) -> Any:
         word = next(words, None)
-        if not isinstance(word, kind):
+        if not isinstance(word, kind) or word in (math.inf, -math.inf):
             raise ValueError(word)
         return word
 
@@ -329,6 +353,10 @@ def _grid_text(grid: Grid) -> str:
 
 # ELAN's .eaf.
 
+_MILLISECONDS = re.compile(r"-?\d{1,15}")
+_PLACE = re.compile(r"[\w.+-]+:(//[^/]*)?")
+"""What stands before the path in an address; ELAN escapes neither # nor ? behind it."""
+
 
 def parse_eaf(path: Path) -> Element:
     """Reads an .eaf with all that it holds.
@@ -341,33 +369,68 @@ def parse_eaf(path: Path) -> Element:
         root = ElementTree.parse(path, ElementTree.XMLParser(target=builder)).getroot()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, LookupError, ValueError) as error:  # the last two: its encoding
         raise UserError(f"{path} is not XML ({error}); save it in ELAN again") from error
     if root.tag != "ANNOTATION_DOCUMENT":
         raise UserError(f"{path} is not an annotation of ELAN; save it in ELAN again")
+    header = root.find("HEADER")
+    units = "" if header is None else header.get("TIME_UNITS", "")
+    if units not in ("", "milliseconds"):
+        raise UserError(f"{path} counts time in {units}; save it in ELAN in milliseconds")
+    for tag, key in (("TIME_SLOT", "TIME_VALUE"), ("MEDIA_DESCRIPTOR", "TIME_ORIGIN")):
+        for value in (each.get(key, "0") for each in root.iter(tag)):
+            if not _MILLISECONDS.fullmatch(value):
+                raise UserError(
+                    f"{path} has the {key} {value[:20]!r}, no number of milliseconds; save it in "
+                    "ELAN again"
+                )
     return root
 
 
 def _media(root: Element, path: Path) -> tuple[Path, float]:
     """The sound that an .eaf is about, and which of its seconds is 0 in the .eaf."""
-    names = []
-    for media in root.iter("MEDIA_DESCRIPTOR"):
-        url = unquote(urlparse(media.get("MEDIA_URL", "")).path)
-        relative = media.get("RELATIVE_MEDIA_URL", "")
-        name = re.split(r"[/\\]", url or relative)[-1]
-        names.append(name)
-        for place in (relative, unquote(relative), url, name):
+    found = [*_descriptors(root)]
+    for places, origin in found:
+        for place in places:
             file = listed_file(path.parent, place)
-            if place and is_audio(file.name) and file.is_file():
-                return file, float(media.get("TIME_ORIGIN", "0")) / 1000
+            if place and is_audio(file.name) and os.path.isfile(file):
+                return file, origin
     try:
         return sound_beside(path), 0.0
     except UserError as error:
-        if names:
+        if found:
+            names = " and ".join(places[-1] for places, _ in found)
             raise UserError(
-                f"{path} is about {' and '.join(names)}, which is missing; put it beside the .eaf"
+                f"{path} is about {names}, which is missing; put it beside the .eaf"
             ) from error
         raise
+
+
+def _descriptors(root: Element) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Where each medium may be, the last its name, and which of its seconds is 0 in the .eaf."""
+    for media in root.iter("MEDIA_DESCRIPTOR"):
+        url = unquote(_PLACE.sub("", media.get("MEDIA_URL", ""), 1))
+        relative = media.get("RELATIVE_MEDIA_URL", "")
+        name = re.split(r"[/\\]", url or relative)[-1]
+        origin = int(media.get("TIME_ORIGIN", "0")) / 1000
+        yield (relative, unquote(relative), url, name), origin
+
+
+def origin_in(document: Document, recording: str) -> float | None:
+    """Which second of a recording is 0 in a document; None where that is about others by name."""
+    media = [*_descriptors(document)] if isinstance(document, Element) else []
+    stem = _composed(Path(recording).stem)
+    own = [origin for (*_, name), origin in media if _composed(Path(name).stem) == stem]
+    return own[0] if own else None if media else 0.0
+
+
+def since(origin: float, intervals: Iterable[Interval]) -> list[Interval]:
+    """Intervals of a recording by the times of a document that begins at its second `origin`."""
+    return [
+        each._replace(start=max(0.0, each.start - origin), end=each.end - origin)
+        for each in intervals
+        if each.end > origin
+    ]
 
 
 def _eaf_intervals(root: Element, path: Path, tier: str) -> Iterator[Interval]:
@@ -397,6 +460,8 @@ def _eaf_intervals(root: Element, path: Path, tier: str) -> Iterator[Interval]:
             try:
                 yield Interval(*span(one), label, who)
             except (KeyError, ValueError) as error:
+                if not label.strip():
+                    continue
                 raise UserError(
                     f"{path} does not say when {one_line(label)!r} begins and ends; align it in "
                     "ELAN"

@@ -108,7 +108,7 @@ def load_start(checkpoint: str | os.PathLike, encoder: str = DEFAULT) -> Start:
         path = Path(str(resources.files("fmaml_jax") / "starts" / f"{checkpoint}.npz"))
     else:
         path = Path(checkpoint)
-    stored = _read_file(path) if path.is_file() else _read_run(path)
+    stored = _read_file(path) if os.path.isfile(path) else _read_run(path)
     feature_config = restore_config(stored.feature_config)
     describer(feature_config, encoder)  # what is missing is said before any clip is read
     arrays = {"mean": stored.scale.mean, "matrix": stored.scale.matrix}

@@ -19,6 +19,7 @@ subtype.
 import csv
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from io import TextIOBase
 from pathlib import Path
@@ -192,8 +193,15 @@ def filling(path: Path, tier: str) -> Format:
     def write(predictions: Predictions, file: TextIOBase) -> None:
         for prediction in predictions:
             annotations.require_length(document, path, prediction.seconds)
+            origin = annotations.origin_in(document, prediction.file)
+            if origin is None:
+                print(
+                    one_line(f"warning: {path} is about other files than {prediction.file}"),
+                    file=sys.stderr,
+                )
             tiers = _tiers(prediction, tier, lambda segment: segment.label)
-            file.write(annotations.with_tiers(document, tiers))
+            placed = ((name, annotations.since(origin or 0.0, each)) for name, each in tiers)
+            file.write(annotations.with_tiers(document, placed))
 
     return Format(path.suffix, True, write)
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from fmaml_jax.audio.decoding import SAMPLE_RATE
+from fmaml_jax.audio.decoding import SAMPLE_RATE, begins_file
 from fmaml_jax.audio.voice_activity import Samples, has_speech
+from fmaml_jax.common.errors import UserError
 from fmaml_jax.encoder.features import window_describer
 from fmaml_jax.recognition.recogniser import Recogniser, probabilities
 from fmaml_jax.recognition.timeline import (
@@ -23,6 +24,22 @@ from fmaml_jax.recognition.timeline import (
 _BYTES, _FULL_SCALE = 2, 1 << 15
 
 Answer = Callable[[int, Samples], dict[str, Any]]
+
+
+def require_samples(heard: bytes | bytearray) -> None:
+    """Refuses a sound file, which would be answered as if its bytes were samples.
+
+    Args:
+        heard: what came in first.
+
+    Raises:
+        UserError: it begins as a file does.
+    """
+    if begins_file(heard):
+        raise UserError(
+            "a sound file comes in, and samples alone are taken; convert it: ffmpeg -i FILE -ar "
+            "16000 -ac 1 -f s16le -"
+        )
 
 
 def windows(heard: bytearray) -> Iterator[Samples]:

@@ -164,7 +164,7 @@ def require_writable(path: str | os.PathLike) -> None:
         raise UserError(f"--out={path} is there and is not a model; choose another name")
     folder = Path(os.path.realpath(path)).parent
     if not is_special(path) and not os.access(folder, os.W_OK):
-        state = "cannot be written" if folder.exists() else "does not exist"
+        state = "cannot be written" if os.path.exists(folder) else "does not exist"
         raise UserError(f"--out={path}: {folder} {state}; choose another folder")
 
 

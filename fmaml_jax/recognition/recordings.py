@@ -17,7 +17,7 @@ from fmaml_jax.audio.decoding import AudioError, probe
 from fmaml_jax.audio.features import AnyEncoderConfig
 from fmaml_jax.common.console import progress
 from fmaml_jax.common.errors import UserError
-from fmaml_jax.common.files import is_audio, passed_over, walk, whole_file
+from fmaml_jax.common.files import is_audio, passed_over, require_there, walk, whole_file
 from fmaml_jax.common.processes import cores, process_pool
 from fmaml_jax.common.text import one_line
 from fmaml_jax.recognition.formats import Format
@@ -58,7 +58,9 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
     if not arguments:
         raise UserError("no files are given; name sound files, or folders of them")
     recordings = []
-    for argument in map(Path, arguments):
+    for given in arguments:
+        require_there(given, "name sound files, or folders of them")
+        argument = Path(given)
         if argument.is_dir():
             files = list(walk(argument))
             names = sorted(name for name in files if is_audio(name))
@@ -67,10 +69,8 @@ def find_recordings(arguments: Sequence[str]) -> list[Recording]:
             recordings += [_recording(argument / name, Path(name)) for name in names]
             if not names:
                 raise UserError(f"{argument} holds no sound files; name another folder")
-        elif argument.exists():
-            recordings.append(_recording(argument, Path(argument.name)))
         else:
-            raise UserError(f"{argument} does not exist; name sound files, or folders of them")
+            recordings.append(_recording(argument, Path(argument.name)))
     return recordings
 
 

@@ -7,6 +7,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from urllib.parse import unquote
@@ -19,6 +20,7 @@ from fmaml_jax.common.errors import UserError, require_kind
 from fmaml_jax.common.text import (
     clean_name,
     listed_file,
+    name_key,
     one_line,
     one_spelling,
     read_part,
@@ -120,7 +122,7 @@ def _rttm_turns(path: Path) -> dict[str, list[Turn]]:
         raise UserError(f"{path} is no RTTM in UTF-8 ({error}); save it as one") from error
     turns = collections.defaultdict(list)
     for number, line in enumerate(lines, 1):
-        if not line.startswith("SPEAKER"):
+        if line.split()[:1] != ["SPEAKER"]:
             continue
         try:
             _, name, _, start, seconds, _, _, speaker, *_ = line.split()
@@ -131,9 +133,10 @@ def _rttm_turns(path: Path) -> dict[str, list[Turn]]:
                 "a speaker; mend it"
             ) from error
         if not 0 <= turn.start < turn.end < math.inf:
+            wrong = "before the recording" if turn.start < 0 else "no length of time"
             raise UserError(
-                f"line {number} of {path} has a turn of {seconds} s from {start} s, no length of "
-                "time; mend it, or take it out"
+                f"line {number} of {path} has a turn of {seconds} s from {start} s, {wrong}; mend "
+                "it, or take it out"
             )
         turns[unquote(name)].append(turn)
     if not turns:
@@ -148,7 +151,7 @@ def _csv_turns(path: Path) -> dict[str, list[Turn]]:
         if not row.cells["file"] or not row.cells["speaker"]:
             raise UserError(f"{row.place} names no file or no speaker; fill it in, or take it out")
         file = listed_file(path.parent, row.cells["file"])
-        name = os.path.realpath(file) if file.exists() else row.cells["file"]
+        name = os.path.realpath(file) if os.path.exists(file) else row.cells["file"]
         turns[name].append(Turn(start, math.inf if end is None else end, row.cells["speaker"]))
     if not turns:
         raise UserError(f"{path} has no rows; list who speaks: file,speaker[,start,end]")
@@ -159,12 +162,18 @@ def require_turns(turns: Iterable[Turn]) -> list[Turn]:
     """Turns that a caller has made or read, in order.
 
     Raises:
-        UserError: one is no turn, or no length of time, or two of a speaker overlap.
+        UserError: one is no turn, has no speaker or is no length of time, or two of a speaker
+            overlap.
     """
     require_kind("turns", turns, Iterable, "a list of Turn(start, end, speaker)")
     ordered = [*turns]
     for turn in ordered:
         require_kind("a turn", turn, Turn, "Turn(start, end, speaker)")
+        for name, time in (("start", turn.start), ("end", turn.end)):
+            require_kind(f"the {name} of a turn", time, Real, "seconds, as a number")
+        require_kind("the speaker of a turn", turn.speaker, str, "a name")
+        if not name_key(turn.speaker):
+            raise UserError(f"the turn from {turn.start} s has no speaker; give a name")
         if not 0 <= turn.start < turn.end:  # false for NaN
             raise UserError(
                 f"a turn of {turn.speaker} from {turn.start} to {turn.end} s is not a length of "

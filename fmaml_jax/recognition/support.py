@@ -24,7 +24,7 @@ from fmaml_jax.audio.quality import (
 )
 from fmaml_jax.audio.voice_activity import Samples
 from fmaml_jax.common.errors import UserError, require_kind
-from fmaml_jax.common.files import is_audio, is_hidden, passed_over, walk
+from fmaml_jax.common.files import is_audio, is_hidden, passed_over, require_there, walk
 from fmaml_jax.common.text import (
     clean_name,
     is_text,
@@ -325,8 +325,7 @@ def describe_findings(clips: Sequence[LabelledClip], fixed: Sequence[str]) -> li
 
 def _rows(path: Path, start: Start, tier: str) -> list[_Row]:
     """The clips that a folder, a CSV or an annotation lists."""
-    if not path.exists():
-        raise UserError(f"--support={path} does not exist; give a folder, a CSV or an annotation")
+    require_there(path, "give a folder, a CSV or an annotation (--support)")
     if path.is_dir():
         rows = _annotated_rows(path, tier) if tier else _folder_rows(path, start)
     elif is_annotation(path):
@@ -340,6 +339,8 @@ def _rows(path: Path, start: Start, tier: str) -> list[_Row]:
         )
     else:
         rows = _table_rows(path)
+    if not rows and (tier or is_annotation(path)):
+        raise UserError(f"--support={path} has no segment with a label; give some of them one")
     if not rows:
         raise UserError(
             f"--support={path} holds no clips; put sound files into one folder for each label, or "
@@ -415,8 +416,8 @@ def _table_rows(path: Path) -> list[_Row]:
         speaker = row.cells.get("speaker", "")
         if "confidence" in row.cells:
             predicted = True
-            file = file if file.exists() else listed_file(Path(), row.cells["file"])
-        if not file.exists():
+            file = file if os.path.exists(file) else listed_file(Path(), row.cells["file"])
+        if not os.path.exists(file):
             raise UserError(
                 f"{row.place} lists {row.cells['file']!r}, and there is no {file.absolute()}; give "
                 "each path as it is seen from the folder of the CSV"
@@ -435,7 +436,10 @@ def _annotated_rows(folder: Path, tier: str) -> list[_Row]:
 
 def _interval_rows(path: Path, tier: str) -> list[_Row]:
     sound, intervals = read_annotation(path, tier)
-    rows = [_Row(sound, label, speaker, (start, end)) for start, end, label, speaker in intervals]
+    rows = [
+        _Row(sound, label, speaker, (start, end), str(path))
+        for start, end, label, speaker in intervals
+    ]
     return _without_doubts(rows, path)
 
 

@@ -37,7 +37,7 @@ from fmaml_jax.common.text import one_spelling
 from fmaml_jax.recognition import Recogniser, enrol, load, save
 from fmaml_jax.recognition.checkpoint import Start
 from fmaml_jax.recognition.formats import FORMATS, SCHEMA
-from fmaml_jax.recognition.live import answerer, windows
+from fmaml_jax.recognition.live import answerer, require_samples, windows
 from fmaml_jax.recognition.support import read_clip_as
 from fmaml_jax.web.guard import API, LIVE
 from fmaml_jax.web.session import (
@@ -58,6 +58,7 @@ LARGEST_BLOCK = 1 << 20
 """Bytes of sound in one message of a socket: half a minute."""
 QUIET_SECONDS = 60.0
 """After which a socket that sends nothing is closed."""
+_NO_FILE = "Value error, Expected UploadFile, received: <class 'str'>"
 MultiPartParser.spool_max_size = 1 << 14  # bytes of each file that are held in memory
 
 Call = Callable[[Session, Callable[[], None]], Any]
@@ -118,19 +119,28 @@ class Model(BaseModel):
 
 
 class _Route(APIRoute):
-    """Takes forms in parts, no more of them than a call has, and none that are long."""
+    """Takes forms in known parts, no more of them than a call has, and none that are long."""
 
     def get_route_handler(self) -> Callable:
         answer = super().get_route_handler()
+        taken = [field.alias for field in self.dependant.body_params]
 
         async def bounded(request: Request) -> Response:
             if request.method == "POST":
                 kind = request.headers.get("content-type", "")
                 if not kind.lower().startswith("multipart/form-data"):
                     raise HTTPException(415, "Send multipart/form-data, as curl -F does.")
-                await request.form(  # is kept for what reads it after this
+                form = await request.form(  # is kept for what reads it after this
                     max_files=MOST_CLIPS + 1, max_fields=MOST_FIELDS, max_part_size=LARGEST_FIELD
                 )
+                for name in request.query_params:
+                    raise HTTPException(
+                        422, f"Send {name!r} as a part of the form, not in the address."
+                    )
+                for name in form.keys() - taken:  # passed over, a slip would change the answer
+                    raise HTTPException(
+                        422, f"There is no field {name!r} here; send {', '.join(taken)} alone."
+                    )
             return await answer(request)
 
         return bounded
@@ -189,10 +199,14 @@ def _add_errors(app: FastAPI) -> None:
     async def _(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = ".".join(map(str, first["loc"][1:])) or "the form"
-        return say(422, f"{name}: {first['msg']}; /v1/openapi.json says what is taken")
+        wrong = first["msg"].replace(_NO_FILE, "text was sent in place of a file")
+        return say(422, f"{name}: {wrong}; /v1/openapi.json says what is taken")
 
     @app.exception_handler(HTTPException)
-    async def _(_: Request, error: HTTPException) -> Response:
+    async def _(request: Request, error: HTTPException) -> Response:
+        if error.status_code in (404, 405):
+            there = f"{request.method} {request.url.path} is no call"
+            return say(error.status_code, f"{there}; /v1/openapi.json says what is.")
         return say(error.status_code, str(error.detail))
 
     @app.exception_handler(LeftError)
@@ -474,6 +488,8 @@ async def _listen(socket: WebSocket, start: Start, folder: str, callers: _Caller
             heard, number = bytearray(), 0
             while number < LONGEST_RECORDING:
                 heard += await _next_of(socket, LARGEST_BLOCK)
+                if not number:
+                    require_samples(heard)
                 for samples in windows(heard):
                     said = await work(lambda *_, n=number, s=samples: answer(n, s))
                     await socket.send_json(said)
