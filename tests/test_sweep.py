@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -154,13 +153,13 @@ def test_runs_on_this_machine_go_past_a_failure_and_are_not_repeated(tmp_path):
 def test_a_disk_without_room_is_named(tmp_path):
     (tmp_path / "a.npz").touch()
     base = replace(BASE, data=(str(tmp_path / "a.npz"),))
+    command = [sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(base)]
     done = subprocess.run(
-        [sys.executable, "-m", "fmaml_jax.sweep", *flags_from_config(base), f"--out={tmp_path}/x"],
+        ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *command, f"--out={tmp_path}/x"],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
+        timeout=300,
     )
     *_, last = done.stderr.strip().splitlines()
     assert last.startswith(f"error: cannot use --out={tmp_path}/x: File too large; choose a folder")
