@@ -161,8 +161,8 @@ def _require_suffix(out: Path, written: Format) -> None:
     others = {form.suffix.lower() for form in FORMATS.values()} - {".txt"}  # which any text has
     if out.suffix.lower() in others - {written.suffix.lower()}:
         raise UserError(
-            f"--out={out} would be {written.suffix[1:]} inside; choose another --format, or the "
-            f"name {out.with_suffix(written.suffix)}"
+            f"--out={out} would be {written.suffix[1:]} inside; name it "
+            f"{out.with_suffix(written.suffix)}, or ask for another format"
         )
 
 

@@ -451,8 +451,8 @@ def test_a_reader_that_has_had_enough_is_no_error(enrolled, place):
         (
             "predict",
             ["--model=MODEL", "--out=PLACE/x.TextGrid", "PLACE/call.wav"],
-            "--out=PLACE/x.TextGrid would be csv inside; choose another --format, or the name "
-            "PLACE/x.csv",
+            "--out=PLACE/x.TextGrid would be csv inside; name it PLACE/x.csv, or ask for another "
+            "format",
         ),
     ],
 )
